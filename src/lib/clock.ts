@@ -1,0 +1,41 @@
+/** Time as an injected dependency, so that tests decide how it passes. */
+
+/** A timer that can be cancelled. */
+export interface Timer {
+  /** Cancels the timer; does nothing once it has fired. */
+  cancel(): void;
+}
+
+/** Wall time for people and files, monotonic time for durations, timers for both. */
+export interface Clock {
+  /** Wall clock in ms since the epoch. May jump; never compute a duration from it. */
+  now(): number;
+  /** Monotonic time in ms. Only differences mean anything. */
+  monotonic(): number;
+  /** Calls `callback` once after `delayMs`. */
+  after(delayMs: number, callback: () => void): Timer;
+}
+
+/** The process's real time. */
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  after(delayMs, callback) {
+    const timeout = setTimeout(callback, delayMs);
+    return { cancel: () => clearTimeout(timeout) };
+  },
+};
+
+/** Resolves after `delayMs`, or at once when the signal aborts; never rejects. */
+export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
+  if (signal?.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    const finish = (): void => {
+      timer.cancel();
+      signal?.removeEventListener('abort', finish);
+      resolve();
+    };
+    const timer = clock.after(delayMs, finish);
+    signal?.addEventListener('abort', finish, { once: true });
+  });
+}
