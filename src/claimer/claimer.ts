@@ -1,0 +1,378 @@
+/** One configured runner's loop: hold room, ask GitLab for a job, hand what comes to the leases. */
+
+import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
+import type { Logger, Reservation, RunnerRow, VmPool } from '../contract/index.ts';
+import type {
+  GitlabClient,
+  RequestJobOutcome,
+  RunnerInfo,
+  VerifyOutcome,
+} from '../gitlab/index.ts';
+import type { Leases } from '../leases/index.ts';
+import type { Clock } from '../lib/clock.ts';
+import { describeError, errorCode } from '../lib/errors.ts';
+import type { Backoff } from './backoff.ts';
+import { RunnerToken } from './runner-token.ts';
+import { Wait } from './wait.ts';
+
+export interface ClaimerServices {
+  readonly clock: Clock;
+  readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
+  readonly leases: Pick<Leases, 'claim' | 'countOf'>;
+  readonly pool: Pick<VmPool, 'reserve'>;
+  readonly backoff: Backoff;
+  readonly log: Logger;
+  /** This host's, the same for each of its runners. */
+  readonly systemId: string;
+  /** What to advertise for a runner. */
+  info(runner: RunnerConfig): RunnerInfo;
+  changed(): void;
+  /** One ask was answered, in one word: `job`, `none`, `conflict`, `forbidden`, `broken`, `retry`. */
+  asked(runner: string, answer: string): void;
+  /** The token's expiry, as GitLab tells it; null: never. */
+  expiry(runner: string, expiresAt: Date | null): void;
+}
+
+/** What keeps a claimer from asking right now. */
+type Standing = { readonly reason: string | null; readonly nextAskAt: number | null };
+
+export class Claimer {
+  readonly #services: ClaimerServices;
+  readonly #token: RunnerToken;
+  readonly #wait: Wait;
+  readonly #stopping = new AbortController();
+  #runner: RunnerConfig;
+  #config: GitlabConfig;
+  #paused: boolean;
+  #standing: Standing = { reason: 'starting', nextAskAt: null };
+  #health: RunnerRow['health'] = 'unknown';
+  #lastAnswer: string | null = null;
+  #lastAnswerAt: number | null = null;
+  /** Monotonic time of the last contact, so that GitLab keeps seeing a runner that has no room. */
+  #contactAt: number;
+  #refusedSince: number | null = null;
+  #loop: Promise<void> | null = null;
+  /** Ends a wait for room, where something else has become more urgent. */
+  #interruptRoom: AbortController | null = null;
+
+  constructor(
+    runner: RunnerConfig,
+    config: GitlabConfig,
+    paused: boolean,
+    services: ClaimerServices,
+  ) {
+    this.#runner = runner;
+    this.#config = config;
+    this.#paused = paused;
+    this.#services = services;
+    this.#token = new RunnerToken(runner.tokenFile);
+    this.#wait = new Wait(services.clock);
+    this.#contactAt = services.clock.monotonic();
+  }
+
+  get name(): string {
+    return this.#runner.name;
+  }
+
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  /**
+   * Asks no more. Resolves when the request that may be under way has been answered and what it
+   * brought is journaled: such a request is never aborted.
+   */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#interruptRoom?.abort();
+    this.#wait.wake();
+    await this.#loop;
+  }
+
+  /** Settings for the asks from now on. */
+  reconfigure(runner: RunnerConfig, config: GitlabConfig): void {
+    this.#runner = runner;
+    this.#config = config;
+    this.wake();
+  }
+
+  pause(paused: boolean): void {
+    this.#paused = paused;
+    if (paused) this.#interruptRoom?.abort();
+    this.wake();
+  }
+
+  /** Something has changed that may allow an ask: a job ended, a pause was lifted. */
+  wake(): void {
+    if (this.#isHeldBack()) this.#wait.wake();
+  }
+
+  row(): RunnerRow {
+    return {
+      forge: 'gitlab',
+      name: this.#runner.name,
+      machineType: this.#runner.machineType.name,
+      health: this.#health,
+      lastAnswer: this.#lastAnswer,
+      lastAnswerAt: this.#lastAnswerAt,
+      nextAskAt: this.#standing.nextAskAt,
+      limit: this.#runner.limit,
+      running: this.#services.leases.countOf(this.#runner.name),
+      paused: this.#paused,
+      notClaiming: this.#standing.reason,
+    };
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopping.signal.aborted) {
+      try {
+        await this.#turn();
+      } catch (error) {
+        // A fault here is ours; the runner goes on after a pause and says so.
+        this.#services.log.error(`claiming for runner ${this.name} failed`, { error });
+        await this.#pauseFor(
+          this.#config.timings.backoffCapMs,
+          `an error: ${describeError(error)}`,
+        );
+      }
+    }
+    this.#stand('stopped', null);
+  }
+
+  /** Whether only an event, not the clock, lets this runner ask again. */
+  #isHeldBack(): boolean {
+    return this.#standing.nextAskAt === null || this.#paused;
+  }
+
+  async #turn(): Promise<void> {
+    const heldBack = this.#heldBack();
+    if (heldBack !== null) {
+      this.#stand(heldBack, null);
+      await this.#stayVisible();
+      return;
+    }
+    const outMs = this.#services.backoff.remaining();
+    if (outMs > 0) {
+      await this.#pauseFor(outMs, `GitLab is out: ${this.#lastAnswer ?? 'no answer yet'}`);
+      return;
+    }
+    const token = await this.#token.read();
+    if (!token.ok) {
+      this.#refuse(token.reason);
+      await this.#pauseFor(this.#config.timings.unhealthyIntervalMs, token.reason);
+      return;
+    }
+    const reservation = await this.#reserve();
+    if (reservation === null) return;
+    await this.#ask(token.token, reservation);
+  }
+
+  #heldBack(): string | null {
+    if (this.#paused) return 'paused';
+    const running = this.#services.leases.countOf(this.#runner.name);
+    return running >= this.#runner.limit ? `limit ${this.#runner.limit} reached` : null;
+  }
+
+  async #reserve(): Promise<Reservation | null> {
+    const { name, machineType } = this.#runner;
+    const interrupt = new AbortController();
+    this.#interruptRoom = interrupt;
+    this.#stand('waiting for room', null);
+    // While there is no room, GitLab must still see this runner.
+    const visible = this.#services.clock.after(this.#untilInvisible(), () => interrupt.abort());
+    try {
+      return await this.#services.pool.reserve({
+        machineType: machineType.name,
+        firm: false,
+        purpose: `runner ${name}: looking for a job`,
+        signal: AbortSignal.any([interrupt.signal, this.#stopping.signal]),
+        onWaiting: (reason) => this.#stand(reason, null),
+      });
+    } catch (error) {
+      if (this.#stopping.signal.aborted) return null;
+      if (interrupt.signal.aborted) await this.#verifyIfDue();
+      else await this.#onRefused(error);
+      return null;
+    } finally {
+      visible.cancel();
+      this.#interruptRoom = null;
+    }
+  }
+
+  async #onRefused(error: unknown): Promise<void> {
+    const reason =
+      errorCode(error) === 'draining' ? 'the host is draining' : `no room: ${describeError(error)}`;
+    if (errorCode(error) === 'draining') this.#services.log.debug(`${this.name}: ${reason}`);
+    else this.#services.log.warn(`runner ${this.name} gets no machine: ${describeError(error)}`);
+    await this.#pauseFor(this.#config.timings.backoffCapMs, reason);
+  }
+
+  async #ask(token: string, reservation: Reservation): Promise<void> {
+    const { gitlab, systemId, info } = this.#services;
+    this.#stand(null, null);
+    let outcome: RequestJobOutcome;
+    try {
+      outcome = await gitlab.requestJob(token, systemId, info(this.#runner));
+      if (outcome.kind === 'job') {
+        reservation.makeFirm();
+        this.#answered(outcome, `job ${outcome.facts.id}`);
+        await this.#services.leases.claim(this.#runner.name, outcome, reservation);
+        return;
+      }
+    } catch (error) {
+      reservation.release();
+      throw error;
+    }
+    reservation.release();
+    await this.#onNoJob(outcome);
+  }
+
+  async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {
+    const { timings, checkIntervalMs } = this.#config;
+    const { backoff, log } = this.#services;
+    switch (outcome.kind) {
+      case 'none':
+        this.#answered(outcome, '204: no job');
+        await this.#pauseFor(checkIntervalMs, 'no job a moment ago');
+        break;
+      case 'conflict':
+        this.#answered(outcome, '409: another runner was faster');
+        await this.#pauseFor(timings.conflictDelayMs, 'another runner was faster');
+        break;
+      case 'forbidden':
+        await this.#onForbidden(outcome.reason);
+        break;
+      case 'broken':
+        log.error(
+          `GitLab assigned runner ${this.name} a job that cannot be read: nobody can end it, GitLab will after a while`,
+          { answer: outcome.reason },
+        );
+        this.#record(outcome.kind, outcome.reason);
+        await this.#pauseFor(
+          backoff.next(undefined),
+          `the last answer was broken: ${outcome.reason}`,
+        );
+        break;
+      case 'retry': {
+        const delayMs = backoff.next(outcome.retryAfterMs);
+        if (this.#health !== 'unhealthy') {
+          log.warn(`GitLab did not answer runner ${this.name} as it should: ${outcome.reason}`);
+        }
+        this.#health = 'unhealthy';
+        this.#record(outcome.kind, outcome.reason);
+        await this.#pauseFor(delayMs, `GitLab is out: ${outcome.reason}`);
+        break;
+      }
+      default:
+        outcome satisfies never;
+    }
+  }
+
+  async #onForbidden(reason: string): Promise<void> {
+    this.#services.asked(this.name, 'forbidden');
+    const token = await this.#token.read();
+    if (token.ok && token.changed) {
+      this.#services.log.info(`runner ${this.name} has a new token, and asks with it`);
+      return;
+    }
+    this.#refuse(`GitLab refuses the runner token: ${reason}`);
+    this.#lastAnswer = reason;
+    this.#lastAnswerAt = this.#services.clock.now();
+    await this.#pauseFor(this.#config.timings.unhealthyIntervalMs, this.#refusal(reason), true);
+  }
+
+  #refusal(reason: string): string {
+    const since = new Date(this.#refusedSince ?? this.#services.clock.now());
+    return `token refused since ${since.toISOString().slice(11, 16)} UTC (${reason})`;
+  }
+
+  #refuse(reason: string): void {
+    if (this.#health !== 'unhealthy' || this.#refusedSince === null) {
+      this.#services.log.error(
+        `runner ${this.name} is unhealthy: ${reason}; its token file ${this.#runner.tokenFile} is read again when it changes`,
+      );
+    }
+    this.#refusedSince ??= this.#services.clock.now();
+    this.#health = 'unhealthy';
+    this.#services.changed();
+  }
+
+  #answered(outcome: RequestJobOutcome, answer: string): void {
+    if (this.#health === 'unhealthy')
+      this.#services.log.info(`runner ${this.name} is healthy again`);
+    this.#health = 'ok';
+    this.#refusedSince = null;
+    this.#services.backoff.reset();
+    this.#contactAt = this.#services.clock.monotonic();
+    this.#record(outcome.kind, answer);
+  }
+
+  #record(kind: string, answer: string): void {
+    this.#lastAnswer = answer;
+    this.#lastAnswerAt = this.#services.clock.now();
+    this.#services.asked(this.name, kind);
+    this.#services.changed();
+  }
+
+  #stand(reason: string | null, nextAskAt: number | null): void {
+    this.#standing = { reason, nextAskAt };
+    this.#services.changed();
+  }
+
+  /** Waits for the clock; where `watchToken`, also for a changed token file. */
+  async #pauseFor(delayMs: number, reason: string, watchToken = false): Promise<void> {
+    if (this.#stopping.signal.aborted) return;
+    const { clock } = this.#services;
+    this.#stand(reason, clock.now() + delayMs);
+    const until = clock.monotonic() + delayMs;
+    const step = watchToken ? Math.min(delayMs, this.#config.checkIntervalMs) : delayMs;
+    while (clock.monotonic() < until && !this.#stopping.signal.aborted) {
+      const woken = await this.#wait.for(Math.min(step, until - clock.monotonic()));
+      if (woken) return;
+      if (!watchToken) continue;
+      const token = await this.#token.read();
+      if (token.ok && token.changed) return;
+    }
+  }
+
+  /** Held back by a pause or a limit: until an event, or until GitLab must hear from us. */
+  async #stayVisible(): Promise<void> {
+    const woken = await this.#wait.for(this.#untilInvisible());
+    if (!woken && !this.#stopping.signal.aborted) await this.#verifyIfDue();
+  }
+
+  #untilInvisible(): number {
+    const silentMs = this.#services.clock.monotonic() - this.#contactAt;
+    return Math.max(0, this.#config.timings.verifyAfterMs - silentMs);
+  }
+
+  async #verifyIfDue(): Promise<void> {
+    if (this.#untilInvisible() > 0) return;
+    const token = await this.#token.read();
+    // Also after a failure: the next try is due after the same time, not at once.
+    this.#contactAt = this.#services.clock.monotonic();
+    if (!token.ok) {
+      this.#refuse(token.reason);
+      return;
+    }
+    const { gitlab, systemId, info, log } = this.#services;
+    const outcome: VerifyOutcome = await gitlab.verifyRunner(
+      token.token,
+      systemId,
+      info(this.#runner),
+    );
+    switch (outcome.kind) {
+      case 'valid':
+        this.#services.expiry(this.name, outcome.tokenExpiresAt);
+        break;
+      case 'forbidden':
+        this.#refuse(`GitLab refuses the runner token: ${outcome.reason}`);
+        break;
+      case 'retry':
+        log.warn(`runner ${this.name} could not tell GitLab that it is there: ${outcome.reason}`);
+        break;
+      default:
+        outcome satisfies never;
+    }
+  }
+}

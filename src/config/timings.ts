@@ -1,0 +1,62 @@
+/** Every delay of the plugin in one frozen value; tests shorten them under `gitlab.timings`. */
+
+/** All in ms. */
+export interface Timings {
+  /** Longest wait for a connection to GitLab to stand. */
+  readonly connectTimeoutMs: number;
+  /** Longest wait for the answer to `jobs/request`, which may hold a job. */
+  readonly claimTimeoutMs: number;
+  /** Longest wait for the answer to any other small call of ours. */
+  readonly callTimeoutMs: number;
+  /** Longest wait for GitLab's answer to a guest's call: the runner itself waits 10 min. */
+  readonly forwardTimeoutMs: number;
+  /** First wait after a failed ask; doubled with each further one. */
+  readonly backoffMs: number;
+  /** Longest wait after failed asks, and cap on a `Retry-After`. */
+  readonly backoffCapMs: number;
+  /** Wait after 409, where another runner was faster. */
+  readonly conflictDelayMs: number;
+  /** Between asks of a runner whose token GitLab refuses. */
+  readonly unhealthyIntervalMs: number;
+  /** A runner that has not contacted GitLab for so long says that it is there. */
+  readonly verifyAfterMs: number;
+  /** Between keep-alives of a job whose guest does not speak for it yet. */
+  readonly heartbeatMs: number;
+  /** A running job's runner that is silent for so long gets our keep-alive beside it. */
+  readonly silenceMs: number;
+  /** From boot until the guest's runner asks for its job. */
+  readonly askLimitMs: number;
+  /** From the offered job until the runner's first own call for it. */
+  readonly firstCallLimitMs: number;
+  /** From the final state until the machine has ended by itself. */
+  readonly finishGraceMs: number;
+  /** What a job may take beyond its own timeout, for `after_script` and uploads. */
+  readonly jobGraceMs: number;
+  /** First wait after a final update of ours that GitLab did not take; doubled, up to the cap. */
+  readonly deliveryBackoffMs: number;
+  /** Longest wait between such updates. */
+  readonly deliveryBackoffCapMs: number;
+}
+
+const SECOND = 1000;
+const MINUTE = 60 * SECOND;
+
+export const DEFAULT_TIMINGS: Timings = Object.freeze({
+  connectTimeoutMs: 30 * SECOND,
+  claimTimeoutMs: 2 * MINUTE,
+  callTimeoutMs: 30 * SECOND,
+  forwardTimeoutMs: 9 * MINUTE,
+  backoffMs: 3 * SECOND,
+  backoffCapMs: MINUTE,
+  conflictDelayMs: SECOND,
+  unhealthyIntervalMs: 5 * MINUTE,
+  verifyAfterMs: 15 * MINUTE,
+  heartbeatMs: 10 * SECOND,
+  silenceMs: 90 * SECOND,
+  askLimitMs: 15 * MINUTE,
+  firstCallLimitMs: 10 * MINUTE,
+  finishGraceMs: 30 * SECOND,
+  jobGraceMs: 10 * MINUTE,
+  deliveryBackoffMs: SECOND,
+  deliveryBackoffCapMs: MINUTE,
+});

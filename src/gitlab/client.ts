@@ -1,0 +1,273 @@
+/** GitLab's runner API over ky: one method per call, each answer sorted into an outcome. */
+
+import ky, { type KyInstance, type Options } from 'ky';
+import { describeError, errorCode, toError } from '../lib/errors.ts';
+import type { Fetch } from '../upstream/index.ts';
+import { HEADERS, JOB_STATUS, type JobStatus, parseRangeEnd } from './headers.ts';
+import type {
+  GitlabClient,
+  RequestJobOutcome,
+  TraceOutcome,
+  UpdateOutcome,
+  VerifyOutcome,
+} from './outcomes.ts';
+import { readPayload } from './payload.ts';
+
+export interface GitlabClientOptions {
+  /** GitLab's address without a trailing slash. */
+  readonly url: string;
+  readonly fetch: Fetch;
+  readonly userAgent: string;
+  /**
+   * For `jobs/request`, in ms. Long: the answer may hold a job, and one that we do not wait for is
+   * lost. GitLab itself gives up a request after 60 s, its front queue after 30 s more.
+   */
+  readonly claimTimeoutMs: number;
+  /** For every other call, in ms. */
+  readonly callTimeoutMs: number;
+}
+
+/** A job's payload is at most some MiB; beyond this it is no job but a mistake. */
+const MAX_PAYLOAD_BYTES = 64 * 1024 * 1024;
+const MAX_ANSWER_BYTES = 1024 * 1024;
+
+/** What a 202 asks for where it names no interval: the runner's own. */
+const DEFAULT_INTERVAL_MS = 3000;
+
+export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
+  const api = ky.create({
+    prefix: `${options.url}/api/v4`,
+    fetch: options.fetch as typeof globalThis.fetch,
+    headers: { accept: 'application/json', 'user-agent': options.userAgent },
+    // A blind repetition of `jobs/request` would lose a job; of all else the callers know better.
+    retry: { limit: 0 },
+    throwHttpErrors: false,
+    redirect: 'manual',
+    timeout: options.callTimeoutMs,
+  });
+  const call = (method: string, path: string, init: Options, maxBytes = MAX_ANSWER_BYTES) =>
+    exchange(api, method, path, init, maxBytes);
+
+  return {
+    async requestJob(token, systemId, info) {
+      const answer = await call(
+        'post',
+        'jobs/request',
+        { json: { token, system_id: systemId, info }, timeout: options.claimTimeoutMs },
+        MAX_PAYLOAD_BYTES,
+      );
+      return answer.kind === 'failed' ? answer.retry : toRequestJobOutcome(answer);
+    },
+    async updateJob(jobId, jobToken, update) {
+      const answer = await call('put', `jobs/${jobId}`, { json: { token: jobToken, ...update } });
+      return answer.kind === 'failed' ? answer.retry : toUpdateOutcome(answer);
+    },
+    async repeatUpdate(jobId, body) {
+      const answer = await call('put', `jobs/${jobId}`, {
+        body: new Uint8Array(body),
+        headers: { 'content-type': 'application/json' },
+      });
+      return answer.kind === 'failed' ? answer.retry : toUpdateOutcome(answer);
+    },
+    async appendTrace(jobId, jobToken, offset, bytes) {
+      const answer = await call('patch', `jobs/${jobId}/trace`, {
+        body: new Uint8Array(bytes),
+        headers: {
+          'content-type': 'text/plain',
+          [HEADERS.contentRange]: `${offset}-${offset + Math.max(bytes.length - 1, 0)}`,
+          [HEADERS.jobToken]: jobToken,
+        },
+      });
+      return answer.kind === 'failed' ? answer.retry : toTraceOutcome(answer);
+    },
+    async verifyRunner(token, systemId, info) {
+      const answer = await call('post', 'runners/verify', {
+        json: { token, system_id: systemId, info },
+      });
+      return answer.kind === 'failed' ? answer.retry : toVerifyOutcome(answer);
+    },
+  };
+}
+
+interface Answer {
+  readonly kind: 'answer';
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Buffer;
+}
+
+type Exchange = Answer | { readonly kind: 'failed'; readonly retry: RetryOutcome };
+type RetryOutcome = Extract<RequestJobOutcome, { kind: 'retry' }>;
+
+async function exchange(
+  api: KyInstance,
+  method: string,
+  path: string,
+  init: Options,
+  maxBytes: number,
+): Promise<Exchange> {
+  try {
+    const response = await api(path, { ...init, method });
+    const body = await readAtMost(response, maxBytes);
+    return { kind: 'answer', status: response.status, headers: response.headers, body };
+  } catch (error) {
+    return { kind: 'failed', retry: retry(describeFailure(error)) };
+  }
+}
+
+/** Never the error itself: ky's carries request and options, and those hold tokens. */
+function describeFailure(thrown: unknown): string {
+  const error = toError(thrown);
+  if (error.name === 'TimeoutError') return 'no answer in time';
+  const code = errorCode(error.cause ?? error);
+  return code === undefined ? describeError(error.cause ?? error) : `connection failed: ${code}`;
+}
+
+async function readAtMost(response: Response, maxBytes: number): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.byteLength;
+    if (size > maxBytes) throw new Error(`an answer of more than ${maxBytes} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+function toRequestJobOutcome(answer: Answer): RequestJobOutcome {
+  switch (answer.status) {
+    case 201:
+      return toJob(answer);
+    case 204:
+      return { kind: 'none' };
+    case 409:
+      return { kind: 'conflict' };
+    case 401:
+    case 403:
+      return { kind: 'forbidden', reason: describeAnswer(answer) };
+    default:
+      return retry(describeAnswer(answer), answer);
+  }
+}
+
+/** Whatever the content type says: what can be read as a job is one, and must be ended by us. */
+function toJob(answer: Answer): RequestJobOutcome {
+  const read = readPayload(answer.body);
+  if (!read.ok) {
+    return { kind: 'broken', reason: `201 with ${contentType(answer)}: ${read.reason}` };
+  }
+  return {
+    kind: 'job',
+    payload: answer.body,
+    facts: read.facts,
+    secrets: read.secrets,
+    requestId: answer.headers.get(HEADERS.requestId) ?? undefined,
+  };
+}
+
+function toUpdateOutcome(answer: Answer): UpdateOutcome {
+  const jobStatus = readJobStatus(answer);
+  switch (answer.status) {
+    case 200:
+      return { kind: 'done', jobStatus };
+    case 202:
+      return { kind: 'pending', intervalMs: readInterval(answer) };
+    default:
+      return overOrRetry(answer, jobStatus);
+  }
+}
+
+function toTraceOutcome(answer: Answer): TraceOutcome {
+  const jobStatus = readJobStatus(answer);
+  const size = parseRangeEnd(answer.headers.get(HEADERS.range) ?? undefined);
+  switch (answer.status) {
+    case 202:
+      return { kind: 'accepted', size, jobStatus };
+    case 416:
+      return size === undefined
+        ? retry('416 without a usable Range', answer)
+        : { kind: 'wrong-offset', size };
+    default:
+      return overOrRetry(answer, jobStatus);
+  }
+}
+
+function overOrRetry(
+  answer: Answer,
+  jobStatus: JobStatus | undefined,
+): Extract<UpdateOutcome, { kind: 'over' | 'retry' }> {
+  // GitLab's own 403 ends a job; one from a box in between must not.
+  const fromGitlab = jobStatus !== undefined || readMessage(answer)?.startsWith('403') === true;
+  return answer.status === 403 && fromGitlab
+    ? { kind: 'over', jobStatus, reason: describeAnswer(answer) }
+    : retry(describeAnswer(answer), answer);
+}
+
+function toVerifyOutcome(answer: Answer): VerifyOutcome {
+  if (answer.status === 200) return { kind: 'valid', tokenExpiresAt: readExpiry(answer) };
+  if (answer.status === 401 || answer.status === 403) {
+    return { kind: 'forbidden', reason: describeAnswer(answer) };
+  }
+  return retry(describeAnswer(answer), answer);
+}
+
+function retry(reason: string, answer?: Answer): RetryOutcome {
+  return { kind: 'retry', reason, retryAfterMs: answer && readRetryAfter(answer) };
+}
+
+function readJobStatus(answer: Answer): JobStatus | undefined {
+  const status = answer.headers.get(HEADERS.jobStatus);
+  return JOB_STATUS.find((known) => known === status);
+}
+
+function readInterval(answer: Answer): number {
+  const seconds = Number(answer.headers.get(HEADERS.traceUpdateInterval));
+  return seconds > 0 ? seconds * 1000 : DEFAULT_INTERVAL_MS;
+}
+
+/** Seconds or a date, as HTTP allows. */
+function readRetryAfter(answer: Answer): number | undefined {
+  const value = answer.headers.get(HEADERS.retryAfter);
+  if (value === null) return undefined;
+  if (/^\d+$/.test(value)) return Number(value) * 1000;
+  const date = Date.parse(value);
+  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
+}
+
+function readExpiry(answer: Answer): Date | null {
+  const body = readJson(answer);
+  const text =
+    typeof body === 'object' && body !== null ? Reflect.get(body, 'token_expires_at') : null;
+  const date = typeof text === 'string' ? new Date(text) : null;
+  return date === null || Number.isNaN(date.getTime()) ? null : date;
+}
+
+function readMessage(answer: Answer): string | undefined {
+  const body = readJson(answer);
+  const message =
+    typeof body === 'object' && body !== null ? Reflect.get(body, 'message') : undefined;
+  return typeof message === 'string' ? message : undefined;
+}
+
+function readJson(answer: Answer): unknown {
+  try {
+    return JSON.parse(answer.body.toString('utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+function contentType(answer: Answer): string {
+  const type = answer.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase();
+  return type === undefined || type === '' ? 'no content type' : type;
+}
+
+/** Status and GitLab's message; of anything else only its type, since it may be a page of HTML. */
+function describeAnswer(answer: Answer): string {
+  const message = readMessage(answer)?.slice(0, 200);
+  if (message !== undefined)
+    return message.startsWith(String(answer.status)) ? message : `${answer.status} ${message}`;
+  return answer.body.length === 0 || contentType(answer) === 'text/plain'
+    ? String(answer.status)
+    : `${answer.status} with ${contentType(answer)} instead of GitLab's JSON: is gitlab.url right?`;
+}

@@ -1,0 +1,112 @@
+/** Delivering what we owe GitLab: the note into the log, then the final update, until it is taken. */
+
+import type { Timings } from '../config/index.ts';
+import type { Logger } from '../contract/index.ts';
+import type {
+  GitlabClient,
+  JobFacts,
+  JobStatus,
+  TraceOutcome,
+  UpdateOutcome,
+} from '../gitlab/index.ts';
+import { type Clock, sleep } from '../lib/clock.ts';
+import type { Owed } from './state.ts';
+
+export interface DeliveryServices {
+  readonly clock: Clock;
+  readonly gitlab: Pick<GitlabClient, 'updateJob' | 'repeatUpdate' | 'appendTrace'>;
+  readonly timings: Timings;
+  readonly log: Logger;
+  /** Ends the tries; the debt stays in the journal. */
+  readonly signal: AbortSignal;
+}
+
+/** Resolves with the job's status once GitLab has it or says that the job is over. */
+export async function deliver(
+  facts: JobFacts,
+  owed: Owed,
+  logBytes: number,
+  services: DeliveryServices,
+): Promise<JobStatus | undefined | 'stopped'> {
+  const backoff = createBackoff(services);
+  if (owed.kind === 'own') {
+    const noted = await appendNote(facts, Buffer.from(owed.note), logBytes, services, backoff);
+    if (noted !== 'appended') return noted === 'stopped' ? 'stopped' : noted.jobStatus;
+  }
+  while (!services.signal.aborted) {
+    const answer = await sendFinal(facts, owed, services.gitlab);
+    switch (answer.kind) {
+      case 'done':
+        return answer.jobStatus;
+      case 'over':
+        return answer.jobStatus;
+      case 'pending':
+        await sleep(services.clock, answer.intervalMs, services.signal);
+        break;
+      case 'retry':
+        services.log.warn(`the final state of job ${facts.id} was not taken: ${answer.reason}`);
+        await backoff(answer.retryAfterMs);
+        break;
+      default:
+        answer satisfies never;
+    }
+  }
+  return 'stopped';
+}
+
+function sendFinal(
+  facts: JobFacts,
+  owed: Owed,
+  gitlab: DeliveryServices['gitlab'],
+): Promise<UpdateOutcome> {
+  return owed.kind === 'repeat'
+    ? gitlab.repeatUpdate(facts.id, owed.final.body)
+    : gitlab.updateJob(facts.id, facts.token, {
+        state: 'failed',
+        failure_reason: owed.failureReason,
+      });
+}
+
+type Over = Extract<TraceOutcome, { kind: 'over' }>;
+
+async function appendNote(
+  facts: JobFacts,
+  note: Buffer,
+  logBytes: number,
+  services: DeliveryServices,
+  backoff: Backoff,
+): Promise<'appended' | 'stopped' | Over> {
+  let offset = logBytes;
+  while (!services.signal.aborted) {
+    const answer = await services.gitlab.appendTrace(facts.id, facts.token, offset, note);
+    switch (answer.kind) {
+      case 'accepted':
+        return 'appended';
+      case 'over':
+        return answer;
+      case 'wrong-offset':
+        // A repeated 416 for the size that GitLab itself named would loop at full speed.
+        if (answer.size === offset) await backoff(undefined);
+        offset = answer.size;
+        break;
+      case 'retry':
+        services.log.warn(`the log of job ${facts.id} was not taken: ${answer.reason}`);
+        await backoff(answer.retryAfterMs);
+        break;
+      default:
+        answer satisfies never;
+    }
+  }
+  return 'stopped';
+}
+
+type Backoff = (retryAfterMs: number | undefined) => Promise<void>;
+
+function createBackoff({ clock, timings, signal }: DeliveryServices): Backoff {
+  let delayMs = timings.deliveryBackoffMs;
+  return async (retryAfterMs) => {
+    const wanted = Math.max(delayMs, retryAfterMs ?? 0);
+    delayMs = Math.min(delayMs * 2, timings.deliveryBackoffCapMs);
+    await sleep(clock, Math.min(wanted, timings.deliveryBackoffCapMs), signal);
+  };
+}

@@ -1,0 +1,6 @@
+/** A claimed job and its machine: states, heartbeat, journal, recovery. */
+
+export { createFileJournal, createMemoryJournal, type Journal } from './journal.ts';
+export type { Lease, LeaseServices } from './lease.ts';
+export { type ClaimedJob, Leases, type LeasesServices } from './leases.ts';
+export { createVmToken, sameToken } from './vm-token.ts';

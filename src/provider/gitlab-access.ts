@@ -1,0 +1,54 @@
+/** The way to GitLab for one configuration: transport and client. */
+
+import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
+import {
+  advertisedFeatures,
+  createGitlabClient,
+  type Features,
+  type GitlabClient,
+  type RunnerInfo,
+} from '../gitlab/index.ts';
+import type { Clock } from '../lib/clock.ts';
+import { createFetch, createUpstream, type Fetch, type Upstream } from '../upstream/index.ts';
+import { packageVersion } from './version.ts';
+
+export interface GitlabAccess {
+  readonly upstream: Upstream;
+  readonly client: GitlabClient;
+}
+
+export function createGitlabAccess(
+  config: GitlabConfig,
+  clock: Clock,
+  proxyEnv: Readonly<Record<string, string | undefined>>,
+  fetch: Fetch | undefined,
+): GitlabAccess {
+  const { timings } = config;
+  const upstream = createUpstream({
+    url: config.url,
+    ca: config.ca ?? undefined,
+    proxyEnv,
+    connectTimeoutMs: timings.connectTimeoutMs,
+    clock,
+  });
+  const client = createGitlabClient({
+    url: upstream.url,
+    fetch: fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs),
+    userAgent: `forrest-gitlab ${packageVersion()}`,
+    claimTimeoutMs: timings.claimTimeoutMs,
+    callTimeoutMs: timings.callTimeoutMs,
+  });
+  return { upstream, client };
+}
+
+/** The `info` of our own requests for a runner. */
+export function runnerInfo(runner: RunnerConfig, learned: Features | undefined): RunnerInfo {
+  return {
+    name: 'forrest-gitlab',
+    version: packageVersion(),
+    platform: 'linux',
+    architecture: runner.machineType.architecture,
+    executor: runner.executor.name,
+    features: advertisedFeatures(runner.executor.name, learned),
+  };
+}

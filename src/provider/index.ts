@@ -1,0 +1,3 @@
+/** The provider as a host gets it. */
+
+export { createPlugin, type Seams } from './plugin.ts';

@@ -1,0 +1,64 @@
+/** The plugin's log: tslog masks what must not be seen, the host's logger writes it. */
+
+import { type ILogObj, Logger as MaskingLogger } from 'tslog';
+import type { LogFields, Logger } from '../contract/index.ts';
+import { describeError } from '../lib/errors.ts';
+
+/** GitLab's tokens by their prefixes, wherever they stand in a text. */
+const TOKENS = /\b(?:gl[a-z]{2,8}-|GR1348941)[\w.-]{8,}/g;
+
+const SECRET_KEYS = ['token', 'authorization', 'job-token', 'runner-token', 'private-token'];
+
+/** A logger in front of the host's, through which no token passes. */
+export function createMaskingLog(host: Logger): Logger {
+  return wrap(host);
+}
+
+function wrap(host: Logger): Logger {
+  const masking = new MaskingLogger<ILogObj>({
+    type: 'hidden',
+    minLevel: 'DEBUG',
+    stack: { capture: 'off' },
+    mask: { keys: SECRET_KEYS, caseInsensitive: true, regex: [TOKENS] },
+  });
+  masking.attachTransport({
+    name: 'host',
+    minLevel: 'DEBUG',
+    format: 'json',
+    write(_record: unknown, line: string) {
+      pass(host, line);
+    },
+  });
+  return {
+    debug: (message, fields) => void masking.debug(message, flatten(fields)),
+    info: (message, fields) => void masking.info(message, flatten(fields)),
+    warn: (message, fields) => void masking.warn(message, flatten(fields)),
+    error: (message, fields) => void masking.error(message, flatten(fields)),
+    child: (fields) => wrap(host.child(fields)),
+  };
+}
+
+/** tslog drops an error that is nested in a fields object: its text is what counts. */
+function flatten(fields: LogFields = {}): Record<string, unknown> {
+  const flat: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(fields)) {
+    flat[key] = value instanceof Error ? describeError(value) : value;
+  }
+  return flat;
+}
+
+type Level = 'debug' | 'info' | 'warn' | 'error';
+
+function pass(host: Logger, line: string): void {
+  const {
+    message,
+    level,
+    levelId: _,
+    time: __,
+    _logMeta: ___,
+    ...fields
+  } = JSON.parse(line) as Record<string, unknown>;
+  const name = String(level).toLowerCase();
+  const method: Level = name === 'debug' || name === 'info' || name === 'warn' ? name : 'error';
+  host[method](String(message), fields);
+}

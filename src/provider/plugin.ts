@@ -1,0 +1,43 @@
+/** `createPlugin`: what the package exports to hosts. */
+
+import { type GitlabConfig, parseConfig } from '../config/index.ts';
+import type { ProviderPlugin } from '../contract/index.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
+import { type Randomness, systemRandomness } from '../lib/random.ts';
+import type { Fetch } from '../upstream/index.ts';
+import { checkConfig } from './check.ts';
+import { createProvider } from './provider.ts';
+
+/** What tests replace. Everything has a default that is right in production. */
+export interface Seams {
+  /** Wall and monotonic time, timers. */
+  readonly clock?: Clock;
+  /** For jitter: evenly distributed in [0, 1). */
+  readonly random?: Randomness['random'];
+  /** For tokens and names. */
+  readonly randomBytes?: Randomness['randomBytes'];
+  /** For our own calls to GitLab; the guests' calls always go through the transport. */
+  readonly fetch?: Fetch;
+  /**
+   * Called between a durable step and what follows from it, with the step's name
+   * (`lease-claimed`, `lease-booting`, …); what it returns is awaited.
+   */
+  readonly checkpoint?: (name: string) => Promise<void> | void;
+}
+
+/** The plugin for GitLab jobs. Nothing happens before a provider's `start()`. */
+export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
+  const complete = {
+    clock: seams.clock ?? systemClock,
+    random: seams.random ?? systemRandomness.random,
+    randomBytes: seams.randomBytes ?? systemRandomness.randomBytes,
+    fetch: seams.fetch,
+    checkpoint: async (name: string): Promise<void> => seams.checkpoint?.(name),
+  };
+  return {
+    id: 'gitlab',
+    parseConfig,
+    check: (config, signal) => checkConfig(config, complete, signal),
+    create: (host, config) => createProvider(host, config, complete),
+  };
+}

@@ -1,0 +1,211 @@
+/** The composition root: builds every part in order and starts and stops them in order. */
+
+import path from 'node:path';
+import { Backoff, Claimer } from '../claimer/index.ts';
+import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
+import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
+import { ForrestGitlabError } from '../errors.ts';
+import { knownFeatures, readPayload } from '../gitlab/index.ts';
+import { createFileJournal, Leases } from '../leases/index.ts';
+import type { Clock } from '../lib/clock.ts';
+import { describeError } from '../lib/errors.ts';
+import type { Randomness } from '../lib/random.ts';
+import { createProxyServer } from '../proxy/index.ts';
+import type { Fetch } from '../upstream/index.ts';
+import { createBootSpec } from './boot-spec.ts';
+import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
+import { loadSystemId, newIdentity } from './identity.ts';
+import { createMaskingLog } from './log.ts';
+import { createProviderMetrics } from './metrics.ts';
+import { Pauses } from './pauses.ts';
+
+/** The seams, complete. */
+export interface CompleteSeams extends Randomness {
+  readonly clock: Clock;
+  readonly fetch: Fetch | undefined;
+  checkpoint(name: string): Promise<void>;
+}
+
+export function createProvider(
+  host: ProviderHost,
+  initial: GitlabConfig,
+  seams: CompleteSeams,
+): Provider<GitlabConfig> {
+  const { clock } = seams;
+  let config = initial;
+  let listening: ListenTarget | undefined;
+  let systemId = '';
+  const runnerOf = (name: string): RunnerConfig | undefined =>
+    config.runners.find((runner) => runner.name === name);
+
+  // What watches: a log that masks tokens, and metrics.
+  const log = createMaskingLog(host.log);
+  const metrics = createProviderMetrics(host.metrics);
+
+  // The way to GitLab, for our own calls and for the guests'.
+  const { upstream, client } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
+
+  // Claimed jobs and their machines: here claimers and proxy meet.
+  const leases = new Leases({
+    clock,
+    gitlab: client,
+    journal: createFileJournal(path.join(host.stateDir, 'leases'), log),
+    pool: host.pool,
+    timings: config.timings,
+    log,
+    consoleTail: config.consoleTail,
+    checkpoint: seams.checkpoint,
+    readPayload,
+    newIdentity: (runner) => newIdentity(runner, runnerOf(runner)?.tokenFile, seams),
+    bootSpec(lease) {
+      const runner = runnerOf(lease.runner);
+      if (runner === undefined || listening === undefined) {
+        throw new ForrestGitlabError('runner_unknown', `no runner ${lease.runner} is configured`);
+      }
+      return createBootSpec(lease, runner, config, listening.port);
+    },
+    machineTypeOf: (runner) => runnerOf(runner)?.machineType.name,
+    changed: () => host.changed(),
+    ended(lease) {
+      metrics.ended(lease);
+      metrics.live(leases.all().length);
+      host.jobEnded(lease.row());
+      for (const claimer of claimers) claimer.wake();
+      host.changed();
+    },
+  });
+
+  // What guests talk to.
+  const proxy = createProxyServer({
+    leases,
+    upstream,
+    timings: config.timings,
+    log,
+    monotonic: () => clock.monotonic(),
+    knownFeatures,
+    describeFailure: describeError,
+    forwarded(call) {
+      metrics.forwarded(call);
+      log.info(`${call.route} of job ${call.jobId}: ${call.status}`, { ...call });
+    },
+  });
+
+  // What asks for jobs: one claimer per runner, with one back-off for this GitLab.
+  const backoff = new Backoff(config.timings, seams, clock);
+  const pauses = new Pauses(host.stateDir);
+  let claimers: Claimer[] = [];
+  const createClaimer = (runner: RunnerConfig): Claimer =>
+    new Claimer(runner, config, pauses.has(runner.name), {
+      clock,
+      gitlab: client,
+      leases: {
+        countOf: (name) => leases.countOf(name),
+        async claim(name, job, reservation) {
+          const lease = await leases.claim(name, job, reservation);
+          metrics.live(leases.all().length);
+          log.info(`runner ${name} claimed job ${job.facts.id}`, { machine: lease.runnerName });
+          return lease;
+        },
+      },
+      pool: host.pool,
+      backoff,
+      log,
+      systemId,
+      info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
+      changed: () => host.changed(),
+      asked: metrics.asked,
+      expiry: metrics.expiry,
+    });
+  const stopClaiming = async (): Promise<void> => {
+    await Promise.all(claimers.map((claimer) => claimer.stop()));
+  };
+
+  return {
+    async start() {
+      systemId = await loadSystemId(host.stateDir, seams);
+      await pauses.load();
+      listening = await host.listen('guests', config.listen);
+      // Nothing is answered from an unrecovered state: one early 403 would end a live job.
+      await leases.recover(host.pool.machines());
+      proxy.accept(listening);
+      claimers = config.runners.map(createClaimer);
+      for (const claimer of claimers) claimer.start();
+      log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
+        guests: listening.address,
+      });
+    },
+
+    reconfigure(next) {
+      for (const key of ['url', 'listen', 'ca', 'timings'] as const) {
+        if (JSON.stringify(next[key]) !== JSON.stringify(config[key])) {
+          log.warn(`gitlab.${key} has changed: restart the host for it to take effect`);
+        }
+      }
+      config = {
+        ...next,
+        url: config.url,
+        listen: config.listen,
+        ca: config.ca,
+        timings: config.timings,
+      };
+      const gone = claimers.filter((claimer) => runnerOf(claimer.name) === undefined);
+      for (const claimer of gone) void claimer.stop();
+      claimers = config.runners.map((runner) => {
+        const known = claimers.find((claimer) => claimer.name === runner.name);
+        known?.reconfigure(runner, config);
+        const claimer = known ?? createClaimer(runner);
+        claimer.start();
+        return claimer;
+      });
+    },
+
+    async pause(runner, paused) {
+      const claimer = claimers.find((candidate) => candidate.name === runner);
+      if (claimer === undefined) {
+        throw new ForrestGitlabError(
+          'runner_unknown',
+          `no runner of the name ${runner} is configured`,
+        );
+      }
+      await pauses.set(runner, paused);
+      claimer.pause(paused);
+    },
+
+    async drain() {
+      await stopClaiming();
+      await leases.whenEmpty();
+    },
+
+    async stop(machines) {
+      await stopClaiming();
+      if (machines === 'end') {
+        for (const lease of leases.all()) {
+          void lease.giveUp('the runner host was stopped', 'runner_interrupted');
+        }
+        await leases.whenEmpty();
+      }
+      leases.leaveAll();
+      await proxy.close();
+      upstream.close();
+    },
+
+    status(): ProviderStatus {
+      const runners = claimers.map((claimer) => claimer.row());
+      const unhealthy = runners.filter((runner) => runner.health === 'unhealthy');
+      return {
+        health: {
+          status:
+            unhealthy.length === 0 ? 'ok' : unhealthy.length < runners.length ? 'degraded' : 'down',
+          message:
+            unhealthy.length === 0
+              ? null
+              : unhealthy
+                  .map((runner) => `${runner.name}: ${runner.notClaiming ?? runner.lastAnswer}`)
+                  .join('; '),
+        },
+        jobs: leases.all().map((lease) => lease.row()),
+        runners,
+      };
+    },
+  };
+}

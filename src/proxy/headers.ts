@@ -1,0 +1,64 @@
+/** Which headers pass, in each direction: allowlists, since the protocol is known. */
+
+import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
+import { HEADERS } from '../gitlab/index.ts';
+
+/** From the guest to GitLab. No token but the job's, and that only after it was checked. */
+const UP = [
+  'accept',
+  'accept-encoding',
+  'content-encoding',
+  'content-length',
+  'content-type',
+  'if-none-match',
+  'user-agent',
+  HEADERS.contentRange,
+  HEADERS.range,
+  HEADERS.requestId,
+] as const;
+
+/** From GitLab to the guest: what runners read, and what describes the body. */
+const DOWN = [
+  'accept-ranges',
+  'cache-control',
+  'content-disposition',
+  'content-encoding',
+  'content-length',
+  HEADERS.contentRange,
+  'content-type',
+  'date',
+  'etag',
+  HEADERS.jobStatus,
+  'last-modified',
+  'location',
+  HEADERS.range,
+  'ratelimit-limit',
+  'ratelimit-observed',
+  'ratelimit-remaining',
+  'ratelimit-reset',
+  'ratelimit-resettime',
+  HEADERS.retryAfter,
+  'x-gitlab-last-update',
+  HEADERS.traceUpdateInterval,
+  HEADERS.requestId,
+  'x-runtime',
+] as const;
+
+/** What GitLab is sent. `content-length` and chunking stay as they came. */
+export function headersUp(incoming: IncomingHttpHeaders, jobToken: string): OutgoingHttpHeaders {
+  return { ...pick(incoming, UP), [HEADERS.jobToken]: jobToken };
+}
+
+/** What the guest is answered. */
+export function headersDown(incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
+  return pick(incoming, DOWN);
+}
+
+function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingHttpHeaders {
+  const picked: OutgoingHttpHeaders = {};
+  for (const name of names) {
+    const value = headers[name];
+    if (value !== undefined) picked[name] = value;
+  }
+  return picked;
+}

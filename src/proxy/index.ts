@@ -1,0 +1,4 @@
+/** What guests talk to: one route per machine, keyed by its token, for one job. */
+
+export { createProxyServer, type ProxyServer } from './server.ts';
+export type { ForwardedCall, ProxyServices } from './services.ts';

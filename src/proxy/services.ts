@@ -1,0 +1,33 @@
+/** What the proxy needs of the plugin. */
+
+import type { Timings } from '../config/index.ts';
+import type { Logger } from '../contract/index.ts';
+import type { Features } from '../gitlab/index.ts';
+import type { Leases } from '../leases/index.ts';
+import type { Upstream } from '../upstream/index.ts';
+
+/** One call that went to GitLab, for log and metrics. Holds no token. */
+export interface ForwardedCall {
+  readonly route: string;
+  readonly jobId: number;
+  /** What the guest was answered; 0 where it had gone before. */
+  readonly status: number;
+  readonly bytesUp: number;
+  readonly bytesDown: number;
+  readonly durationMs: number;
+  readonly requestId: string | undefined;
+}
+
+export interface ProxyServices {
+  readonly leases: Pick<Leases, 'byVmToken' | 'learnFeatures'>;
+  readonly upstream: Upstream;
+  readonly timings: Timings;
+  readonly log: Logger;
+  /** Monotonic milliseconds. */
+  monotonic(): number;
+  /** Of what a guest sent as its features, the part that we understand. */
+  knownFeatures(sent: unknown): Features | undefined;
+  /** GitLab cannot be reached through the upstream: the error, as one line. */
+  describeFailure(error: unknown): string;
+  forwarded(call: ForwardedCall): void;
+}

@@ -1,0 +1,6 @@
+/** The one way out to GitLab. */
+
+export type { Fetch } from './fetch.ts';
+export { createFetch } from './fetch.ts';
+export type { Upstream, UpstreamOptions, UpstreamRequest } from './upstream.ts';
+export { createUpstream, upstreamError } from './upstream.ts';

@@ -1,0 +1,140 @@
+/** The one transport to GitLab: node:http(s) with keep-alive, private CA, HTTP proxy and time-outs. */
+
+import http from 'node:http';
+import https from 'node:https';
+import tls from 'node:tls';
+import { ForrestGitlabError, isForrestGitlabError } from '../errors.ts';
+import type { Clock } from '../lib/clock.ts';
+
+export interface UpstreamOptions {
+  /** GitLab's address; may have a path (`https://example.com/gitlab`). */
+  readonly url: string;
+  /** CA certificates in PEM that are trusted besides the system's. */
+  readonly ca?: string | undefined;
+  /** `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` and their lower-case forms. Loopback is never proxied. */
+  readonly proxyEnv: Readonly<Record<string, string | undefined>>;
+  /** How long a connection may take to stand, TLS included. */
+  readonly connectTimeoutMs: number;
+  readonly clock: Clock;
+}
+
+export interface UpstreamRequest {
+  readonly method: string;
+  /** Absolute path and query below GitLab's address, such as `/api/v4/jobs/request`. Already checked. */
+  readonly path: string;
+  readonly headers: http.OutgoingHttpHeaders;
+  /** How long GitLab may take to begin its answer, from the last byte of the request on. */
+  readonly answerTimeoutMs: number;
+}
+
+/** A connection pool to one GitLab. */
+export interface Upstream {
+  /** GitLab's address, normalised, without a trailing slash. */
+  readonly url: string;
+  /**
+   * Begins a request; the caller writes and ends the body. Emits `response` or `error` like any
+   * `ClientRequest` (see {@link upstreamError}). Redirects are not followed.
+   */
+  request(request: UpstreamRequest): http.ClientRequest;
+  /** Closes idle and open connections. */
+  close(): void;
+}
+
+/** What a request failed with, as a coded error with Node's own as its cause. */
+export function upstreamError(error: unknown, url: string): ForrestGitlabError {
+  if (isForrestGitlabError(error)) return error;
+  return new ForrestGitlabError('upstream_unreachable', `no answer from ${url}`, { cause: error });
+}
+
+/** Idle connections kept per GitLab: as many as a large host has jobs talking at once. */
+const MAX_IDLE_CONNECTIONS = 256;
+
+/** As Go's net/http does, and so the official runner: a proxy cannot know what our loopback is. */
+const NEVER_PROXIED = 'localhost,127.0.0.1,[::1],::1';
+
+/** Opens nothing yet; connections are made as requests need them. */
+export function createUpstream(options: UpstreamOptions): Upstream {
+  const base = new URL(options.url);
+  const secure = base.protocol === 'https:';
+  const prefix = base.pathname.replace(/\/+$/, '');
+  const url = base.origin + prefix;
+  const agentOptions = {
+    keepAlive: true,
+    maxFreeSockets: MAX_IDLE_CONNECTIONS,
+    proxyEnv: withLoopbackExempt(options.proxyEnv),
+  };
+  const agent = secure
+    ? new https.Agent({
+        ...agentOptions,
+        ...(options.ca === undefined ? {} : { ca: trusted(options.ca) }),
+      })
+    : new http.Agent(agentOptions);
+
+  return {
+    url,
+    request(request) {
+      const outgoing = (secure ? https : http).request({
+        protocol: base.protocol,
+        hostname: base.hostname.replace(/^\[|\]$/g, ''),
+        port: base.port === '' ? (secure ? 443 : 80) : Number(base.port),
+        method: request.method,
+        path: prefix + request.path,
+        headers: request.headers,
+        agent,
+      });
+      limitWaits(outgoing, request, url, options);
+      return outgoing;
+    },
+    close: () => agent.destroy(),
+  };
+}
+
+function trusted(ca: string): string[] {
+  return [...tls.getCACertificates('default'), ca];
+}
+
+function withLoopbackExempt(
+  env: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
+  const result: Record<string, string> = {};
+  for (const [name, value] of Object.entries(env)) {
+    if (value !== undefined && value !== '') result[name] = value;
+  }
+  const exempt = result['no_proxy'] ?? result['NO_PROXY'];
+  delete result['NO_PROXY'];
+  result['no_proxy'] = exempt === undefined ? NEVER_PROXIED : `${exempt},${NEVER_PROXIED}`;
+  return result;
+}
+
+/** node:http has no time-outs of its own for a client: one for connecting, one for the answer. */
+function limitWaits(
+  outgoing: http.ClientRequest,
+  request: UpstreamRequest,
+  url: string,
+  options: UpstreamOptions,
+): void {
+  const fail = (message: string) => (): void => {
+    outgoing.destroy(new ForrestGitlabError('upstream_timeout', message));
+  };
+  const connecting = options.clock.after(
+    options.connectTimeoutMs,
+    fail(`no connection to ${url} within ${options.connectTimeoutMs / 1000} s`),
+  );
+  outgoing.once('socket', (socket) => {
+    if (!socket.connecting) connecting.cancel();
+    else socket.once(isTls(socket) ? 'secureConnect' : 'connect', () => connecting.cancel());
+  });
+  outgoing.once('finish', () => {
+    const waiting = options.clock.after(
+      request.answerTimeoutMs,
+      fail(`${url} did not answer within ${request.answerTimeoutMs / 1000} s`),
+    );
+    outgoing.once('response', () => waiting.cancel());
+    outgoing.once('close', () => waiting.cancel());
+  });
+  outgoing.once('close', () => connecting.cancel());
+}
+
+function isTls(socket: object): boolean {
+  return socket instanceof tls.TLSSocket;
+}
