@@ -1,0 +1,281 @@
+import assert from 'node:assert/strict';
+import type { RequestListener } from 'node:http';
+import { describe, it, type TestContext } from 'node:test';
+import { bodyOf, startServer } from '../../test/support/http-server.ts';
+import { systemClock } from '../lib/clock.ts';
+import { createFetch, createUpstream } from '../upstream/index.ts';
+import { createGitlabClient, type GitlabClient, type RunnerInfo } from './index.ts';
+
+const info: RunnerInfo = {
+  name: 'forrest-gitlab',
+  version: '1.0.0',
+  platform: 'linux',
+  architecture: 'amd64',
+  executor: 'shell',
+  features: { variables: true },
+};
+
+const TOKEN = 'glrt-abcdefghijklmnopqrst';
+
+async function clientFor(
+  t: TestContext,
+  listener: RequestListener,
+  timeoutMs = 5000,
+): Promise<{ client: GitlabClient; calls: () => number }> {
+  let calls = 0;
+  const { url } = await startServer(t, (request, response) => {
+    calls += 1;
+    listener(request, response);
+  });
+  const upstream = createUpstream({
+    url,
+    proxyEnv: {},
+    connectTimeoutMs: 5000,
+    clock: systemClock,
+  });
+  t.after(() => upstream.close());
+  const client = createGitlabClient({
+    url: upstream.url,
+    fetch: createFetch(upstream, systemClock, timeoutMs),
+    userAgent: 'forrest-gitlab 1.0.0',
+    claimTimeoutMs: timeoutMs,
+    callTimeoutMs: timeoutMs,
+  });
+  return { client, calls: () => calls };
+}
+
+const answer =
+  (status: number, headers: Record<string, string> = {}, body = ''): RequestListener =>
+  (request, response) => {
+    request.resume();
+    response.writeHead(status, headers).end(body);
+  };
+
+const json = { 'content-type': 'application/json' };
+const forbidden = '{"message":"403 Forbidden - Job is not processing on runner"}';
+
+describe('jobs/request', () => {
+  it('sends token, system id and info as JSON, and no last_update', async (t) => {
+    const seen = Promise.withResolvers<{
+      path: string;
+      body: unknown;
+      type: string;
+      agent: string;
+    }>();
+    const { client } = await clientFor(t, async (request, response) => {
+      seen.resolve({
+        path: `${request.method} ${request.url}`,
+        body: JSON.parse(String(await bodyOf(request))),
+        type: String(request.headers['content-type']),
+        agent: String(request.headers['user-agent']),
+      });
+      response.writeHead(204).end();
+    });
+    assert.deepEqual(await client.requestJob(TOKEN, 'r_1', info), { kind: 'none' });
+    assert.deepEqual(await seen.promise, {
+      path: 'POST /api/v4/jobs/request',
+      body: { token: TOKEN, system_id: 'r_1', info },
+      type: 'application/json',
+      agent: 'forrest-gitlab 1.0.0',
+    });
+  });
+
+  it('hands out the bytes of a 201 exactly, unknown fields and odd spacing included', async (t) => {
+    const body =
+      '{ "id":7,\n"token" : "glcbt-x", "new":{"deep":[1e400,12345678901234567890]},"ü":"\\u00fc" }';
+    const { client } = await clientFor(t, answer(201, { ...json, 'x-request-id': 'abc' }, body));
+    const outcome = await client.requestJob(TOKEN, 'r_1', info);
+    assert.equal(outcome.kind, 'job');
+    assert.ok(outcome.kind === 'job');
+    assert.equal(outcome.payload.toString(), body);
+    assert.equal(outcome.facts.id, 7);
+    assert.equal(outcome.requestId, 'abc');
+  });
+
+  for (const [what, status, headers, body, kind] of [
+    ['204', 204, {}, '', 'none'],
+    ['409', 409, json, '{"message":"409 Conflict"}', 'conflict'],
+    ['403', 403, json, '{"message":"403 Forbidden"}', 'forbidden'],
+    ['401', 401, json, '{"message":"401 Unauthorized"}', 'forbidden'],
+    ['429', 429, json, '{}', 'retry'],
+    ['500', 500, {}, '', 'retry'],
+    ['a redirect', 302, { location: '/users/sign_in' }, '', 'retry'],
+    ['200 with a page of HTML', 200, { 'content-type': 'text/html' }, '<html>', 'retry'],
+    ['201 with a page of HTML', 201, { 'content-type': 'text/html' }, '<html>', 'broken'],
+    ['201 with half a body', 201, json, '{"id":1,"tok', 'broken'],
+    ['201 without id', 201, json, '{"token":"x"}', 'broken'],
+    ['201 without token', 201, json, '{"id":1}', 'broken'],
+    ['201 that is no object', 201, json, '[]', 'broken'],
+  ] as const) {
+    it(`sorts ${what} as ${kind}, and asks once`, async (t) => {
+      const { client, calls } = await clientFor(t, answer(status, headers, body));
+      assert.equal((await client.requestJob(TOKEN, 'r_1', info)).kind, kind);
+      assert.equal(calls(), 1);
+    });
+  }
+
+  it('reads Retry-After in seconds and as a date', async (t) => {
+    const later = new Date(Date.now() + 20_000).toUTCString();
+    for (const [value, least, most] of [
+      ['7', 7000, 7000],
+      [later, 15_000, 20_000],
+      ['soon', undefined, undefined],
+    ] as const) {
+      const { client } = await clientFor(t, answer(429, { 'retry-after': value }));
+      const outcome = await client.requestJob(TOKEN, 'r_1', info);
+      assert.ok(outcome.kind === 'retry');
+      if (least === undefined) assert.equal(outcome.retryAfterMs, undefined);
+      else assert.ok((outcome.retryAfterMs ?? 0) >= least && (outcome.retryAfterMs ?? 0) <= most);
+    }
+  });
+
+  it('never repeats a call whose connection broke, and names no token', async (t) => {
+    const { client, calls } = await clientFor(t, (request) => request.socket.destroy());
+    const outcome = await client.requestJob(TOKEN, 'r_1', info);
+    assert.ok(outcome.kind === 'retry');
+    assert.match(outcome.reason, /connection failed/);
+    assert.doesNotMatch(JSON.stringify(outcome), /abcdefghijkl/);
+    assert.equal(calls(), 1);
+  });
+
+  it('says that there was no answer in time', async (t) => {
+    const { client } = await clientFor(t, (request) => request.resume(), 50);
+    const outcome = await client.requestJob(TOKEN, 'r_1', info);
+    assert.ok(outcome.kind === 'retry');
+    assert.match(outcome.reason, /in time|did not answer/);
+  });
+
+  it('says of a page of HTML that the address may be wrong', async (t) => {
+    const { client } = await clientFor(
+      t,
+      answer(404, { 'content-type': 'text/html' }, '<h1>no</h1>'),
+    );
+    const outcome = await client.requestJob(TOKEN, 'r_1', info);
+    assert.ok(outcome.kind === 'retry');
+    assert.match(outcome.reason, /404 with text\/html.*gitlab\.url/);
+  });
+});
+
+describe('PUT jobs/:id', () => {
+  for (const [what, listener, expected] of [
+    [
+      '200',
+      answer(200, { 'job-status': 'running' }, '200'),
+      { kind: 'done', jobStatus: 'running' },
+    ],
+    [
+      '200 while canceling',
+      answer(200, { 'job-status': 'canceling' }),
+      { kind: 'done', jobStatus: 'canceling' },
+    ],
+    [
+      '202',
+      answer(202, { 'x-gitlab-trace-update-interval': '8' }),
+      { kind: 'pending', intervalMs: 8000 },
+    ],
+    ['202 without interval', answer(202), { kind: 'pending', intervalMs: 3000 }],
+    [
+      '403 with Job-Status',
+      answer(403, { ...json, 'job-status': 'canceled' }, forbidden),
+      {
+        kind: 'over',
+        jobStatus: 'canceled',
+        reason: '403 Forbidden - Job is not processing on runner',
+      },
+    ],
+    [
+      '403 in GitLab’s JSON',
+      answer(403, json, '{"message":"403 Forbidden"}'),
+      { kind: 'over', jobStatus: undefined, reason: '403 Forbidden' },
+    ],
+  ] as const) {
+    it(`sorts ${what}`, async (t) => {
+      const { client } = await clientFor(t, listener);
+      assert.deepEqual(await client.updateJob(7, 'glcbt-x', { state: 'running' }), expected);
+    });
+  }
+
+  for (const status of [403, 404, 408, 409, 412, 429, 500, 502, 503, 522]) {
+    it(`takes a bare ${status} for an outage, not for the job's end`, async (t) => {
+      const { client } = await clientFor(t, answer(status, { 'content-type': 'text/html' }, '<p>'));
+      assert.equal((await client.updateJob(7, 'glcbt-x', { state: 'running' })).kind, 'retry');
+    });
+  }
+
+  it('repeats a runner’s own update byte for byte', async (t) => {
+    const body = Buffer.from('{"token":"glcbt-x",  "state":"success"}');
+    const seen = Promise.withResolvers<Buffer>();
+    const { client } = await clientFor(t, async (request, response) => {
+      seen.resolve(await bodyOf(request));
+      response.writeHead(200).end();
+    });
+    await client.repeatUpdate(7, body);
+    assert.deepEqual(await seen.promise, body);
+  });
+});
+
+describe('PATCH jobs/:id/trace', () => {
+  it('sends the bytes with their range and the job token in its header', async (t) => {
+    const seen = Promise.withResolvers<Record<string, unknown>>();
+    const { client } = await clientFor(t, async (request, response) => {
+      const { headers } = request;
+      seen.resolve({
+        url: request.url,
+        range: headers['content-range'],
+        token: headers['job-token'],
+        type: headers['content-type'],
+        body: String(await bodyOf(request)),
+      });
+      response.writeHead(202, { range: '0-15', 'job-status': 'running' }).end();
+    });
+    assert.deepEqual(await client.appendTrace(7, 'glcbt-x', 10, Buffer.from('hello')), {
+      kind: 'accepted',
+      size: 15,
+      jobStatus: 'running',
+    });
+    assert.deepEqual(await seen.promise, {
+      url: '/api/v4/jobs/7/trace',
+      range: '10-14',
+      token: 'glcbt-x',
+      type: 'text/plain',
+      body: 'hello',
+    });
+  });
+
+  it('learns the offset from a 416', async (t) => {
+    const { client } = await clientFor(t, answer(416, { range: '0-1234' }));
+    assert.deepEqual(await client.appendTrace(7, 'glcbt-x', 10, Buffer.from('x')), {
+      kind: 'wrong-offset',
+      size: 1234,
+    });
+  });
+
+  it('takes a 416 without Range for an outage', async (t) => {
+    const { client } = await clientFor(t, answer(416));
+    assert.equal((await client.appendTrace(7, 'glcbt-x', 10, Buffer.from('x'))).kind, 'retry');
+  });
+});
+
+describe('runners/verify', () => {
+  it('reads the token’s expiry', async (t) => {
+    const expires = '2027-01-01T00:00:00.000Z';
+    const { client } = await clientFor(
+      t,
+      answer(200, json, JSON.stringify({ id: 1, token_expires_at: expires })),
+    );
+    assert.deepEqual(await client.verifyRunner(TOKEN, 'r_1', info), {
+      kind: 'valid',
+      tokenExpiresAt: new Date(expires),
+    });
+  });
+
+  it('accepts the bare 200 of old servers, and null', async (t) => {
+    for (const body of ['200', '{"token_expires_at":null}']) {
+      const { client } = await clientFor(t, answer(200, {}, body));
+      assert.deepEqual(await client.verifyRunner(TOKEN, 'r_1', info), {
+        kind: 'valid',
+        tokenExpiresAt: null,
+      });
+    }
+  });
+});
