@@ -183,6 +183,13 @@ async function checkToken(
   index: number,
   problems: Problem[],
 ): Promise<string | undefined> {
+  if (looksLikeToken(file)) {
+    problems.push({
+      path: `${runnerPath(index)}.token_file`,
+      message: 'looks like a token itself: write the token into a file, and its path here',
+    });
+    return undefined;
+  }
   const read = await readTokenFile(file);
   if (read.ok) return createHash('sha256').update(read.token).digest('hex');
   problems.push({
@@ -190,6 +197,11 @@ async function checkToken(
     message: `${file} ${read.reason}`,
   });
   return undefined;
+}
+
+/** A token pasted here must not be repeated in a message about a missing file. */
+function looksLikeToken(file: string): boolean {
+  return /(^|-)gl[a-z]{2,6}-/.test(path.basename(file)) && path.extname(file) === '';
 }
 
 function checkMachine(
