@@ -121,7 +121,7 @@ describe('imports in src', () => {
   it('never touch the process: a plugin is a guest there', () => {
     const broken = sources.filter((file) => {
       const text = readFileSync(path.join(root, file), 'utf8');
-      return /(?<![.\w])process\.(env|exit|on|once)\b|(?<![.\w])console\./.test(text);
+      return /(?<![.\w])process\.(env|exit|on|once)\b|(?<![.\w])console\.\w+\(/.test(text);
     });
     assert.deepEqual(broken, []);
   });

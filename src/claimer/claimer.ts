@@ -115,7 +115,7 @@ export class Claimer {
       health: this.#health,
       lastAnswer: this.#lastAnswer,
       lastAnswerAt: this.#lastAnswerAt,
-      nextAskAt: this.#standing.nextAskAt,
+      nextAskAt: this.#standing.nextAskAt === null ? null : Math.round(this.#standing.nextAskAt),
       limit: this.#runner.limit,
       running: this.#services.leases.countOf(this.#runner.name),
       paused: this.#paused,
