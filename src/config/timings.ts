@@ -36,6 +36,8 @@ export interface Timings {
   readonly deliveryBackoffMs: number;
   /** Longest wait between such updates. */
   readonly deliveryBackoffCapMs: number;
+  /** For GitLab to take the ends of all jobs when the host ends them; the rest stays in the journal. */
+  readonly stopLimitMs: number;
 }
 
 const SECOND = 1000;
@@ -59,4 +61,5 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   jobGraceMs: 10 * MINUTE,
   deliveryBackoffMs: SECOND,
   deliveryBackoffCapMs: MINUTE,
+  stopLimitMs: 30 * SECOND,
 });

@@ -77,6 +77,7 @@ async function appendNote(
   backoff: Backoff,
 ): Promise<'appended' | 'stopped' | Over> {
   let offset = logBytes;
+  let isUncertain = false;
   while (!services.signal.aborted) {
     const answer = await services.gitlab.appendTrace(facts.id, facts.token, offset, note);
     switch (answer.kind) {
@@ -85,12 +86,16 @@ async function appendNote(
       case 'over':
         return answer;
       case 'wrong-offset':
+        // Only we write now: it is there, and the answer that said so was lost.
+        if (isUncertain && answer.size === offset + note.length) return 'appended';
+        isUncertain = false;
         // A repeated 416 for the size that GitLab itself named would loop at full speed.
         if (answer.size === offset) await backoff(undefined);
         offset = answer.size;
         break;
       case 'retry':
         services.log.warn(`the log of job ${facts.id} was not taken: ${answer.reason}`);
+        isUncertain = true;
         await backoff(answer.retryAfterMs);
         break;
       default:

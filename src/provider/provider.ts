@@ -7,7 +7,7 @@ import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../co
 import { ForrestGitlabError } from '../errors.ts';
 import { knownFeatures, readPayload } from '../gitlab/index.ts';
 import { createFileJournal, Leases } from '../leases/index.ts';
-import type { Clock } from '../lib/clock.ts';
+import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
 import { createProxyServer } from '../proxy/index.ts';
@@ -182,7 +182,10 @@ export function createProvider(
         for (const lease of leases.all()) {
           void lease.giveUp('the runner host was stopped', 'runner_interrupted');
         }
-        await leases.whenEmpty();
+        // What GitLab does not take now stays in the journal, for the next start.
+        const empty = new AbortController();
+        void leases.whenEmpty().then(() => empty.abort());
+        await sleep(clock, config.timings.stopLimitMs, empty.signal);
       }
       leases.leaveAll();
       await proxy.close();
