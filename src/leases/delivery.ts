@@ -21,25 +21,31 @@ export interface DeliveryServices {
   readonly signal: AbortSignal;
 }
 
-/** Resolves with the job's status once GitLab has it or says that the job is over. */
+/** `taken`: GitLab has it. `over`: the job had ended there before. `stopped`: by the signal. */
+export type Delivered =
+  | { readonly kind: 'taken' | 'over'; readonly jobStatus: JobStatus | undefined }
+  | { readonly kind: 'stopped' };
+
+/** Resolves once GitLab has it or says that the job is over. */
 export async function deliver(
   facts: JobFacts,
   owed: Owed,
   logBytes: number,
   services: DeliveryServices,
-): Promise<JobStatus | undefined | 'stopped'> {
+): Promise<Delivered> {
   const backoff = createBackoff(services);
   if (owed.kind === 'own') {
     const noted = await appendNote(facts, Buffer.from(owed.note), logBytes, services, backoff);
-    if (noted !== 'appended') return noted === 'stopped' ? 'stopped' : noted.jobStatus;
+    if (noted === 'stopped') return { kind: 'stopped' };
+    if (noted !== 'appended') return { kind: 'over', jobStatus: noted.jobStatus };
   }
   while (!services.signal.aborted) {
     const answer = await sendFinal(facts, owed, services.gitlab);
     switch (answer.kind) {
       case 'done':
-        return answer.jobStatus;
+        return { kind: 'taken', jobStatus: answer.jobStatus };
       case 'over':
-        return answer.jobStatus;
+        return { kind: 'over', jobStatus: answer.jobStatus };
       case 'pending':
         await sleep(services.clock, answer.intervalMs, services.signal);
         break;
@@ -51,7 +57,7 @@ export async function deliver(
         answer satisfies never;
     }
   }
-  return 'stopped';
+  return { kind: 'stopped' };
 }
 
 function sendFinal(

@@ -23,7 +23,7 @@ import type {
 import type { Clock, Timer } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { Serial } from '../lib/serial.ts';
-import { deliver } from './delivery.ts';
+import { type Delivered, deliver } from './delivery.ts';
 import type { Journal } from './journal.ts';
 import { composeNote } from './note.ts';
 import type { LeaseRecord } from './record.ts';
@@ -77,6 +77,8 @@ export class Lease {
   #logBytes = 0;
   #lastActivityAt: number;
   #spokeAt: number;
+  /** Asked for when a machine ended before anything of the job had run. */
+  #nextRoom: Promise<Reservation> | null = null;
   #heartbeat: Timer | null = null;
   #limit: Timer | null = null;
 
@@ -310,17 +312,13 @@ export class Lease {
   async #deliver(): Promise<void> {
     if (this.#state.name !== 'finishing' || this.#state.owed === null) return;
     const { outcome, owed } = this.#state;
-    const jobStatus = await deliver(this.facts, owed, this.#logBytes, {
+    const delivered = await deliver(this.facts, owed, this.#logBytes, {
       ...this.#services,
       log: this.#log,
       signal: this.#stopped.signal,
     });
-    if (jobStatus === 'stopped') return;
-    // GitLab turns our `failed` into `canceled` where a cancel was under way.
-    await this.apply({
-      type: 'delivered',
-      outcome: jobStatus === 'canceled' ? 'canceled' : outcome,
-    });
+    if (delivered.kind === 'stopped') return;
+    await this.apply({ type: 'delivered', outcome: outcomeOf(delivered, outcome) });
   }
 
   /** In the queue of events, so that no other one can come between the machine and its state. */
@@ -347,8 +345,15 @@ export class Lease {
   async #onMachineEnded(machine: Machine, outcome: MachineOutcome): Promise<void> {
     if (machine !== this.#machine) return;
     const reason = `the machine ended before the job did: ${outcome.detail}`;
-    const note = this.#note(reason, outcome.consoleTail);
-    await this.apply({ type: 'machine-ended', reason, note });
+    const event = {
+      type: 'machine-ended',
+      reason,
+      note: this.#note(reason, outcome.consoleTail),
+    } as const;
+    // Asked for at once, so that nobody else gets the room that has just become free.
+    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom = this.#reserveAgain();
+    await this.apply(event);
+    if (this.#state.name !== 'claimed') this.#releaseNextRoom();
   }
 
   async #renewIdentity(): Promise<void> {
@@ -358,23 +363,38 @@ export class Lease {
     this.#machine = null;
   }
 
-  /** Nothing has run: the job gets one more machine, before all other requests. */
-  async #bootAgain(): Promise<void> {
+  /** Room for a job that is ours already: it comes before all other requests. */
+  #reserveAgain(): Promise<Reservation> {
     const machineType = this.#services.machineTypeOf(this.runner);
-    if (machineType === undefined) {
-      await this.giveUp(`the runner ${this.runner} is no longer configured on this host`);
-      return;
-    }
+    const room =
+      machineType === undefined
+        ? Promise.reject(
+            new Error(`the runner ${this.runner} is no longer configured on this host`),
+          )
+        : this.#services.pool.reserve({
+            machineType,
+            firm: true,
+            claimed: true,
+            purpose: `job ${this.facts.id}: second boot`,
+            signal: this.#stopped.signal,
+          });
+    // Whoever uses it looks at its failure, maybe later.
+    room.catch(() => undefined);
+    return room;
+  }
+
+  #releaseNextRoom(): void {
+    void this.#nextRoom?.then((room) => room.release()).catch(() => undefined);
+    this.#nextRoom = null;
+  }
+
+  /** Nothing has run: the job gets one more machine. */
+  async #bootAgain(): Promise<void> {
     this.#log.warn(`job ${this.facts.id} gets another machine: nothing of it has run yet`);
+    const room = this.#nextRoom ?? this.#reserveAgain();
+    this.#nextRoom = null;
     try {
-      const reservation = await this.#services.pool.reserve({
-        machineType,
-        firm: true,
-        claimed: true,
-        purpose: `job ${this.facts.id}: second boot`,
-        signal: this.#stopped.signal,
-      });
-      await this.#boot(reservation);
+      await this.#boot(await room);
     } catch (error) {
       if (this.#stopped.signal.aborted) return;
       await this.giveUp(`no machine could be had for it: ${describeError(error)}`);
@@ -424,6 +444,8 @@ export class Lease {
     switch (answer.kind) {
       case 'over':
         await this.over(answer.jobStatus);
+        // A runner that did not hear of it itself would not power off by itself.
+        this.#machine?.stop('its job is over');
         break;
       case 'done':
         if (answer.jobStatus === 'canceling' && !running) {
@@ -504,6 +526,17 @@ export class Lease {
         : [...this.#stages, { name: 'booted', at: bootedAt }];
     return stages.toSorted((a, b) => a.at - b.at);
   }
+}
+
+/** GitLab turns our `failed` into `canceled` where a cancel was under way, and may have ended the job before us. */
+function outcomeOf(
+  delivered: Exclude<Delivered, { kind: 'stopped' }>,
+  ours: JobOutcome,
+): JobOutcome {
+  if (delivered.kind === 'over') return explainOver(delivered.jobStatus).outcome;
+  return delivered.jobStatus === 'canceled' || delivered.jobStatus === 'canceling'
+    ? 'canceled'
+    : ours;
 }
 
 function explainOver(jobStatus: JobStatus | undefined): { outcome: JobOutcome; reason: string } {
