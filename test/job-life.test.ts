@@ -361,7 +361,7 @@ suite('an end that GitLab decides', { concurrency: 4 }, () => {
     ],
     [
       'an erased job',
-      (rig: Rig, id: number) => void (rig.gitlab.job(id).erased = true),
+      (rig: Rig, id: number) => Object.assign(rig.gitlab.job(id), { erased: true }),
       'canceled',
     ],
   ] as const) {

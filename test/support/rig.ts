@@ -41,6 +41,11 @@ export interface RigOptions {
   readonly ram?: string;
   /** The machine's script, before it waits to be powered off. */
   readonly script?: string;
+  /** Another template, with its parameters, in place of all that. */
+  readonly template?: {
+    readonly path: string;
+    readonly parameters: Readonly<Record<string, string>>;
+  };
 }
 
 export interface Rig {
@@ -175,7 +180,12 @@ async function writeConfig(
     host: { base_dir: 'base', ram: options.ram ?? '8G', driver: 'process' },
     plugins: ['forrest-gitlab'],
     machines: {
-      small: { setup_template: { path: 'template' }, cpus: 1, ram: '1G', disk: '1G' },
+      small: {
+        setup_template: options.template ?? { path: 'template' },
+        cpus: 1,
+        ram: '1G',
+        disk: '1G',
+      },
     },
     gitlab: {
       url: gitlab.url,

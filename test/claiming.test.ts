@@ -1,0 +1,257 @@
+/** Asking GitLab for jobs (design §5): every kind of answer, and what users see of it. */
+
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import http from 'node:http';
+import path from 'node:path';
+import { suite, test } from 'node:test';
+import { startHost } from '../fixtures/host/src/index.ts';
+import { eventually } from './support/deadline.ts';
+import { writePrivate } from './support/files.ts';
+import { createRig, journalOf, type Rig, startRig } from './support/rig.ts';
+
+const runnerRow = (rig: Rig, name = 'build') => {
+  const row = rig.status().providers[0]?.status.runners.find((one) => one.name === name);
+  if (row === undefined) throw new Error(`no runner ${name}`);
+  return row;
+};
+const asks = (rig: Rig): number =>
+  rig.gitlab.requests.filter((request) => request.route === 'jobs-request').length;
+
+suite('answers that are no job', { concurrency: 4 }, () => {
+  test('204: asked again after the check interval; no room is held meanwhile, no last_update sent', async (t) => {
+    const rig = await startRig(t);
+    await rig.gitlab.waitFor('two asks', () => asks(rig) >= 2);
+    assert.equal(runnerRow(rig).lastAnswer, '204: no job');
+    assert.equal(runnerRow(rig).health, 'ok');
+    await eventually('no room to be held', () => rig.status().pool.usedBytes === 0);
+    const body = JSON.parse(rig.gitlab.requests[0]!.body.toString());
+    assert.deepEqual(Object.keys(body).sort(), ['info', 'system_id', 'token']);
+    assert.ok(body.info.features.cancel_gracefully);
+    assert.ok(!body.info.features.two_phase_job_commit && !body.info.features.session);
+  });
+
+  test('409: asked again soon', async (t) => {
+    const rig = await createRig(t);
+    rig.gitlab.inject({ match: { route: 'jobs-request', times: 2 }, do: { status: 409 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    assert.equal(runnerRow(rig).health, 'ok');
+  });
+
+  for (const [what, action] of [
+    ['500', { status: 500 }],
+    [
+      'an HTML error page instead of JSON',
+      { status: 502, body: '<html>Bad', contentType: 'text/html' },
+    ],
+    ['429', { status: 429, headers: { 'retry-after': '0' } }],
+    ['a cut connection', { cutBeforeAnswer: true }],
+    ['a 200 with HTML', { status: 200, body: '<html>Log in', contentType: 'text/html' }],
+  ] as const) {
+    test(`${what}: backs off, says so, and recovers by itself`, async (t) => {
+      const rig = await createRig(t);
+      const fault = rig.gitlab.inject({ match: { route: 'jobs-request' }, do: action });
+      const job = rig.queue();
+      await rig.start();
+      await eventually('two failed asks', () => fault.hits >= 2);
+      assert.equal(runnerRow(rig).health, 'unhealthy');
+      await eventually('the reason', () =>
+        /GitLab is out|broken/.test(runnerRow(rig).notClaiming ?? ''),
+      );
+      assert.ok(rig.log.some((line) => /did not answer|cannot be read/.test(line)));
+      assert.equal(rig.status().machines.length, 0);
+      fault.remove();
+      await rig.guest(job);
+      assert.equal(runnerRow(rig).health, 'ok');
+    });
+  }
+
+  test('an answer that is lost after GitLab assigned the job: GitLab’s sweep ends it, we go on', async (t) => {
+    const rig = await createRig(t, { simulator: { timings: { stuckRunningMs: 0 } } });
+    rig.gitlab.inject({ match: { route: 'jobs-request', times: 1 }, do: { loseAnswer: true } });
+    const lost = rig.queue();
+    await rig.start();
+    await rig.gitlab.waitFor('the job to be assigned', () => lost.status === 'running');
+    const next = rig.queue();
+    await rig.guest(next);
+    rig.gitlab.sweep();
+    assert.equal(lost.failureReason, 'no_updates_running');
+  });
+});
+
+suite('a 201 that is no job', { concurrency: 4 }, () => {
+  for (const [what, body] of [
+    ['a broken body', '{"id": 5, "token": "glcbt-'],
+    ['no id', '{"token":"glcbt-64_secretsecret"}'],
+    ['no token', '{"id":77}'],
+    ['an id that is no number', '{"id":"77","token":"glcbt-64_secretsecret"}'],
+    ['an array', '[]'],
+    ['nothing', ''],
+  ] as const) {
+    test(`${what}: logged without its content, no machine, no room, and it goes on`, async (t) => {
+      const rig = await createRig(t);
+      rig.gitlab.inject({ match: { route: 'jobs-request', times: 1 }, do: { status: 201, body } });
+      await rig.start();
+      await eventually('the log to tell', () =>
+        rig.log.some((line) => line.includes('cannot be read')),
+      );
+      const job = rig.queue();
+      await rig.guest(job);
+      assert.ok(!rig.log.join('').includes('secretsecret'));
+      assert.equal(rig.status().machines.length, 1);
+      assert.equal((await journalOf(rig)).length, 1);
+    });
+  }
+
+  test('a body that breaks off in the middle: the same', async (t) => {
+    const rig = await createRig(t);
+    rig.gitlab.inject({
+      match: { route: 'jobs-request', times: 1 },
+      do: { cutAnswerAfterBytes: 40 },
+    });
+    rig.queue();
+    await rig.start();
+    const next = rig.queue();
+    await rig.guest(next);
+    assert.equal(rig.status().machines.length, 1);
+  });
+});
+
+suite('a token that GitLab refuses', { concurrency: 4 }, () => {
+  test('makes this runner unhealthy, asked rarely; all else goes on; a changed file is read again', async (t) => {
+    const rig = await createRig(t, { moreRunners: [{ name: 'other' }] });
+    rig.gitlab.revokeRunner(rig.runner.token);
+    await rig.start();
+    await eventually('the runner to be unhealthy', () => runnerRow(rig).health === 'unhealthy');
+    assert.match(runnerRow(rig).notClaiming ?? '', /^token refused since \d\d:\d\d UTC/);
+    const refused = (): number =>
+      rig.gitlab.requests.filter((request) => request.status === 403).length;
+    assert.ok(refused() <= 2);
+    const job = rig.queue();
+    const guest = await rig.guest(job);
+    await guest.takeJob();
+    assert.equal(rig.row(job)?.runner, 'other');
+    assert.equal(rig.status().providers[0]?.status.health.status, 'degraded');
+    assert.ok(refused() <= 2);
+    const renewed = rig.gitlab.createRunner({ tokenStyle: 'glrt-t1' });
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), `${renewed.token}\n`);
+    await eventually('the runner to be healthy', () => runnerRow(rig).health === 'ok');
+  });
+
+  test('a token of the older form, without a prefix, works just as well', async (t) => {
+    const rig = await createRig(t);
+    const legacy = rig.gitlab.createRunner({ tokenStyle: 'legacy' });
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), legacy.token);
+    const job = rig.queue();
+    await rig.start();
+    const guest = await rig.guest(job);
+    assert.match(guest.token, /^glrt-/);
+    assert.equal((await guest.request()).status, 201);
+  });
+});
+
+suite('what holds a runner back', { concurrency: 4 }, () => {
+  test('its limit', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 } });
+    const [first, second] = [rig.queue(), rig.queue()];
+    await rig.start();
+    const guest = await rig.guest(first);
+    await eventually('the reason', () => runnerRow(rig).notClaiming === 'limit 1 reached');
+    assert.equal(second.status, 'pending');
+    await guest.takeJob();
+    await guest.finish('success');
+    await guest.powerOff();
+    await rig.guest(second);
+  });
+
+  test('a full host, with the reason in words', async (t) => {
+    const rig = await createRig(t, { ram: '1G' });
+    const [first, second] = [rig.queue(), rig.queue()];
+    await rig.start();
+    await rig.guest(first);
+    await eventually('the reason', () => /GiB|MiB/.test(runnerRow(rig).notClaiming ?? ''));
+    assert.equal(second.status, 'pending');
+    assert.equal(rig.status().machines.length, 1);
+  });
+
+  test('a pause, until it is lifted, and over a restart', async (t) => {
+    const rig = await startRig(t);
+    const control = (paused: boolean): Promise<number> =>
+      post(rig, `/runners/gitlab/build/${paused ? 'pause' : 'resume'}`);
+    assert.ok((await control(true)) < 300);
+    await eventually('the pause', () => runnerRow(rig).notClaiming === 'paused');
+    const job = rig.queue();
+    const before = asks(rig);
+    await rig.host.stop('leave');
+    await rig.start();
+    assert.equal(runnerRow(rig).paused, true);
+    assert.equal(asks(rig), before);
+    await control(false);
+    await rig.guest(job);
+  });
+
+  test('a runner without room still tells GitLab that it is there', async (t) => {
+    const rig = await createRig(t, { ram: '1G', timings: { verifyAfterMs: 150 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    const verified = (): number =>
+      rig.gitlab.requests.filter((request) => request.route === 'runners-verify').length;
+    await rig.gitlab.waitFor('runners/verify', () => verified() >= 2);
+  });
+});
+
+suite('starting', { concurrency: 4 }, () => {
+  test('while GitLab cannot be reached: starts, says so, keeps trying', async (t) => {
+    const dead = 'http://127.0.0.1:9';
+    const rig = await startRig(t, { section: { url: dead } });
+    await eventually('the runner to say so', () => runnerRow(rig).health === 'unhealthy');
+    await eventually('the reason', () =>
+      /GitLab is out: .*refused/i.test(runnerRow(rig).notClaiming ?? ''),
+    );
+    assert.equal(rig.status().providers[0]?.status.health.status, 'down');
+    assert.ok(rig.log.some((line) => line.includes('did not answer runner build')));
+  });
+
+  test('where the port is taken: refuses, naming it and the setting, and leaves nothing', async (t) => {
+    const taken = http.createServer();
+    await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+    t.after(() => taken.close());
+    const { port } = taken.address() as { port: number };
+    const rig = await createRig(t, { section: { listen: `127.0.0.1:${port}` } });
+    await assert.rejects(rig.start(), new RegExp(`127\\.0\\.0\\.1:${port}.*(in use|taken)`, 's'));
+    // Nothing of the failed start keeps a second one from this directory.
+    const file = path.join(rig.directory, 'config.yaml');
+    const text = await readFile(file, 'utf8');
+    await writeFile(file, text.replace(`127.0.0.1:${port}`, '127.0.0.1:0'));
+    await rig.start();
+  });
+
+  test('a second host on the same directory is refused', async (t) => {
+    const rig = await startRig(t);
+    await assert.rejects(startHost({ configFile: path.join(rig.directory, 'config.yaml') }), {
+      name: 'HostError',
+    });
+  });
+});
+
+function post(rig: Rig, target: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const request = http.request(
+      {
+        socketPath: rig.host.controlSocket,
+        method: 'POST',
+        path: target,
+        headers: { host: 'localhost' },
+      },
+      (response) => {
+        response.resume();
+        response.once('end', () => resolve(response.statusCode ?? 0));
+      },
+    );
+    request.once('error', reject);
+    request.end();
+  });
+}

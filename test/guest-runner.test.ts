@@ -1,0 +1,147 @@
+/**
+ * A real runner in each machine, started by the shell template: the stand-in always, the official
+ * gitlab-runner where GITLAB_RUNNER names one.
+ */
+
+import assert from 'node:assert/strict';
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { suite, test } from 'node:test';
+import type { SimJob } from '../fixtures/gitlab/index.ts';
+import { findGuestRunner } from '../fixtures/main-job/runner.ts';
+import { eventually } from './support/deadline.ts';
+import { createRig, type Rig, type RigOptions } from './support/rig.ts';
+
+const TEMPLATE = path.join(import.meta.dirname, '../fixtures/guest/templates/gitlab-shell');
+const OFFICIAL = process.env['GITLAB_RUNNER'];
+
+const ended = (rig: Rig, job: SimJob): Promise<unknown> =>
+  eventually(
+    `job ${job.name} to have ended`,
+    () => rig.status().history.find((row) => row.id === String(job.id)),
+    40_000,
+  );
+
+for (const kind of ['stand-in', 'official'] as const) {
+  const skip = kind === 'official' && !OFFICIAL ? 'set GITLAB_RUNNER to a gitlab-runner' : false;
+
+  suite(`the ${kind} runner in a machine`, { skip, concurrency: 2 }, () => {
+    const withRunner = async (): Promise<RigOptions> => {
+      const { command } = await findGuestRunner(kind === 'official' ? OFFICIAL : undefined);
+      const parameters = { GITLAB_RUNNER: command, BOOT_GATE: '' };
+      return { template: { path: TEMPLATE, parameters } };
+    };
+
+    test('clones, builds, uploads; the next stage downloads; the log is whole', async (t) => {
+      const rig = await createRig(t, await withRunner());
+      const spec = { project: 'lab/demo' };
+      const [build, check, none] = rig.gitlab.queuePipeline({
+        stages: [
+          [
+            {
+              ...spec,
+              name: 'build',
+              script: ['cat README.md > out.txt', 'echo "token is $CI_JOB_TOKEN"'],
+              artifacts: [{ paths: ['out.txt'] }],
+            },
+          ],
+          [{ ...spec, name: 'check', dependencies: ['build'], script: ['grep demo out.txt'] }],
+          [{ ...spec, name: 'none', dependencies: [], script: ['test ! -e out.txt'] }],
+        ],
+      }) as [SimJob, SimJob, SimJob];
+      await rig.start();
+      await ended(rig, none);
+      for (const job of [build, check, none]) {
+        assert.deepEqual([job.name, job.status], [job.name, 'success'], job.log.toString());
+        assert.deepEqual(job.verdict(), { handedOut: 1, ended: 1, logIntact: true, anomalies: [] });
+      }
+      assert.match(build.log.toString(), /token is \[MASKED\]/);
+    });
+
+    test('a script that fails, with its exit code', async (t) => {
+      const rig = await createRig(t, await withRunner());
+      const job = rig.queue({ name: 'fails', script: ['exit 7'] });
+      await rig.start();
+      await ended(rig, job);
+      assert.deepEqual(
+        [job.status, job.failureReason, job.exitCode],
+        ['failed', 'script_failure', 7],
+      );
+      assert.equal(job.verdict().logIntact, true);
+    });
+
+    test('the real runner token is nowhere that the machine can see', async (t) => {
+      const rig = await createRig(t, await withRunner());
+      const job = rig.queue({
+        name: 'looks',
+        script: [
+          'env > seen.txt; cat /proc/$PPID/environ /proc/$PPID/cmdline >> seen.txt',
+          'echo look now; while [ ! -e done.txt ]; do sleep 0.1; done',
+        ],
+        artifacts: [{ paths: ['seen.txt'] }],
+      });
+      await rig.start();
+      await eventually(
+        'the job to look',
+        () => /^(\S+ 00O.)?look now/m.test(job.log.toString()),
+        30_000,
+      );
+      const machine = rig.status().machines[0];
+      assert.ok(machine?.pid);
+      // Its first nine characters are its public short token, and part of the machine's own.
+      const secret = rig.runner.token.slice('glrt-'.length + 9);
+      const places: Array<readonly [string, string]> = [];
+      for (const file of await readdir(machine.runDir, { recursive: true, withFileTypes: true })) {
+        if (!file.isFile()) continue;
+        const at = path.join(file.parentPath, file.name);
+        places.push([at, await readFile(at, 'latin1')]);
+      }
+      for (const pid of await sessionOf(machine.pid)) {
+        for (const name of ['cmdline', 'environ']) {
+          const at = `/proc/${pid}/${name}`;
+          places.push([at, await readFile(at, 'latin1').catch(() => '')]);
+        }
+      }
+      assert.ok(places.length > 10);
+      const vmToken = /glrt-[\w-]+/.exec(
+        places.find(([at]) => at.endsWith('runner.env'))?.[1] ?? '',
+      )?.[0];
+      assert.ok(vmToken && vmToken !== rig.runner.token);
+      // What the proxy sent it: the payload, and every answer, is what GitLab sent for this job.
+      places.push(['the payload', job.payload?.toString('latin1') ?? '']);
+      for (const [at, content] of places) {
+        assert.ok(!content.includes(secret), `${at} holds the runner token`);
+        if (at.endsWith('cmdline')) {
+          assert.ok(!content.includes(vmToken), `${at} holds the VM token`);
+        }
+      }
+      const asks = rig.gitlab.requests.filter((one) => one.target.includes(`/jobs/${job.id}`));
+      for (const ask of asks) assert.ok(!JSON.stringify(ask.headers).includes(secret));
+    });
+
+    test('what a job leaves running ends with its machine', async (t) => {
+      const rig = await createRig(t, await withRunner());
+      const job = rig.queue({ script: ['sleep 300 > /dev/null 2>&1 & echo started'] });
+      await rig.start();
+      const machine = await eventually('its machine', () =>
+        rig.status().machines.find((one) => one.pid),
+      );
+      await ended(rig, job);
+      assert.equal(job.status, 'success', job.log.toString());
+      assert.deepEqual(await sessionOf(machine.pid ?? 0), []);
+    });
+  });
+}
+
+/** Processes of a session. */
+async function sessionOf(session: number): Promise<number[]> {
+  const members: number[] = [];
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '');
+    // After the command in parentheses: state, parent, group, session.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    if (Number(fields[3]) === session) members.push(Number(name));
+  }
+  return members;
+}
