@@ -92,7 +92,10 @@ export interface Machine extends Room {
   allowPersist(allowed: boolean): Promise<void>;
   /** Powers the machine down, then kills it. Idempotent; the first reason is the one recorded. */
   stop(reason: string): void;
-  /** Settles exactly once, never rejects: from then on the machine can serve its job no more. */
+  /**
+   * Settles exactly once, never rejects: from then on the machine can serve its job no more. Its memory
+   * becomes free just after, so that a request made at once may take its place before others do.
+   */
   readonly ended: Promise<MachineOutcome>;
 }
 
