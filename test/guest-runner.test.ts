@@ -8,6 +8,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
+import { sessionMembers } from '../fixtures/host/src/drivers/proc.ts';
 import { findGuestRunner } from '../fixtures/main-job/runner.ts';
 import { eventually } from './support/deadline.ts';
 import { createRig, type Rig, type RigOptions } from './support/rig.ts';
@@ -96,7 +97,7 @@ for (const kind of ['stand-in', 'official'] as const) {
         const at = path.join(file.parentPath, file.name);
         places.push([at, await readFile(at, 'latin1')]);
       }
-      for (const pid of await sessionOf(machine.pid)) {
+      for (const pid of sessionMembers(machine.pid)) {
         for (const name of ['cmdline', 'environ']) {
           const at = `/proc/${pid}/${name}`;
           places.push([at, await readFile(at, 'latin1').catch(() => '')]);
@@ -128,20 +129,7 @@ for (const kind of ['stand-in', 'official'] as const) {
       );
       await ended(rig, job);
       assert.equal(job.status, 'success', job.log.toString());
-      assert.deepEqual(await sessionOf(machine.pid ?? 0), []);
+      assert.deepEqual(sessionMembers(machine.pid ?? 0), []);
     });
   });
-}
-
-/** Processes of a session. */
-async function sessionOf(session: number): Promise<number[]> {
-  const members: number[] = [];
-  for (const name of await readdir('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
-    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '');
-    // After the command in parentheses: state, parent, group, session.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    if (Number(fields[3]) === session) members.push(Number(name));
-  }
-  return members;
 }
