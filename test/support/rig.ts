@@ -39,6 +39,10 @@ export interface RigOptions {
   /** More runners, each with a token of its own. */
   readonly moreRunners?: ReadonlyArray<Readonly<Record<string, unknown>>>;
   readonly ram?: string;
+  /** Default: `process`. */
+  readonly driver?: 'process' | 'qemu';
+  /** More keys of the one machine type. */
+  readonly machine?: Readonly<Record<string, unknown>>;
   /** The machine's script, before it waits to be powered off. */
   readonly script?: string;
   /** Another template, with its parameters, in place of all that. */
@@ -177,7 +181,7 @@ async function writeConfig(
   const runners = [{ name: 'build', ...options.runner }, ...(options.moreRunners ?? [])];
   const tokens = runners.map((_, index) => (index === 0 ? runner : gitlab.createRunner()).token);
   const config = {
-    host: { base_dir: 'base', ram: options.ram ?? '8G', driver: 'process' },
+    host: { base_dir: 'base', ram: options.ram ?? '8G', driver: options.driver ?? 'process' },
     plugins: ['forrest-gitlab'],
     machines: {
       small: {
@@ -185,6 +189,7 @@ async function writeConfig(
         cpus: 1,
         ram: '1G',
         disk: '1G',
+        ...options.machine,
       },
     },
     gitlab: {
