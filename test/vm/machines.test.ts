@@ -6,8 +6,8 @@ import path from 'node:path';
 import { suite, test } from 'node:test';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import { buildMicroGuest, type MicroGuest } from '../../fixtures/guest/micro/micro-guest.ts';
+import { isInstalled, QEMU } from '../../fixtures/host/src/drivers/qemu/index.ts';
 import { eventually } from '../support/deadline.ts';
-import { isInstalled } from '../support/programs.ts';
 import { createRig, type Rig, type RigOptions } from '../support/rig.ts';
 
 const TEMPLATE = path.join(import.meta.dirname, '../../fixtures/guest/templates/gitlab-shell');
@@ -15,7 +15,7 @@ const TEMPLATE = path.join(import.meta.dirname, '../../fixtures/guest/templates/
 /** Software emulation on a busy machine is slow. */
 const BOOT_MS = 55_000;
 
-const guest: MicroGuest | string = isInstalled('qemu-system-x86_64', 'mformat')
+const guest: MicroGuest | string = isInstalled(QEMU, 'mformat')
   ? await buildMicroGuest({ runner: null }).catch((error: Error) => error.message)
   : 'qemu-system-x86 and mtools are not installed';
 const skip = typeof guest === 'string' ? guest : false;
