@@ -28,6 +28,11 @@ export interface RunnerConfig {
   readonly limit: number;
   /** Log size in KiB at which the guest's runner cuts the log. */
   readonly outputLimitKib: number;
+  /**
+   * Whose jobs may ask for their machine's disk to become the machine image: those on protected refs,
+   * all, none.
+   */
+  readonly persist: 'protected' | 'always' | 'never';
 }
 
 /** The `gitlab:` section. */

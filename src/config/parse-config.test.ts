@@ -53,6 +53,7 @@ describe('a gitlab section', () => {
           executor: { name: 'shell' },
           limit: 1,
           outputLimitKib: 4096,
+          persist: 'protected',
         },
       ],
       timings: DEFAULT_TIMINGS,

@@ -148,6 +148,7 @@ async function readRunners(
         executor,
         limit: runner.limit,
         outputLimitKib: runner.output_limit,
+        persist: runner.persist,
       }),
     );
   }

@@ -16,6 +16,7 @@ export interface RawRunner {
   limit: number;
   output_limit: number;
   warm: number;
+  persist: 'protected' | 'always' | 'never';
 }
 
 export interface RawSection {
@@ -80,6 +81,10 @@ const runnerEntries = {
   limit: v.optional(count(1, 1000), 1),
   output_limit: v.optional(count(1, 4 * 1024 * 1024), 4096),
   warm: v.optional(count(0, 100), 0),
+  persist: v.optional(
+    v.picklist(['protected', 'always', 'never'], 'must be protected, always or never'),
+    'protected',
+  ),
 };
 
 const sectionEntries = {

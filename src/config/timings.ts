@@ -24,7 +24,10 @@ export interface Timings {
   readonly heartbeatMs: number;
   /** A running job's runner that is silent for so long gets our keep-alive beside it. */
   readonly silenceMs: number;
-  /** From boot until the guest's runner asks for its job. */
+  /**
+   * From boot until the guest's runner asks for its job. Longer than a host's own limit, 15 min, by which
+   * it learns that a kept disk no longer comes up.
+   */
   readonly askLimitMs: number;
   /** From the offered job until the runner's first own call for it. */
   readonly firstCallLimitMs: number;
@@ -55,7 +58,7 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   verifyAfterMs: 15 * MINUTE,
   heartbeatMs: 10 * SECOND,
   silenceMs: 90 * SECOND,
-  askLimitMs: 15 * MINUTE,
+  askLimitMs: 20 * MINUTE,
   firstCallLimitMs: 10 * MINUTE,
   finishGraceMs: 30 * SECOND,
   jobGraceMs: 10 * MINUTE,

@@ -50,6 +50,8 @@ export interface LeaseServices {
   newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
   /** What to boot for a lease. */
   bootSpec(lease: Lease): BootSpec;
+  /** Whether the job's disk may become the machine image, should the job ask for that. */
+  mayPersist(lease: Lease): boolean;
   /** The machine type of a configured runner, for a second boot. */
   machineTypeOf(runner: string): string | undefined;
   /** Its state, identity or row has changed. */
@@ -331,7 +333,7 @@ export class Lease {
       const machine = reservation.boot(this.#services.bootSpec(this));
       this.#machine = machine;
       this.#watch(machine);
-      machine.allowPersist(this.facts.protected).catch((error: unknown) => {
+      machine.allowPersist(this.#services.mayPersist(this)).catch((error: unknown) => {
         this.#log.warn('whether the disk may be kept could not be told', { error });
       });
       await this.#advance({ type: 'booting' });

@@ -64,6 +64,10 @@ export function createProvider(
       }
       return createBootSpec(lease, runner, config, listening.port);
     },
+    mayPersist(lease) {
+      const persist = runnerOf(lease.runner)?.persist ?? 'never';
+      return persist === 'always' || (persist === 'protected' && lease.facts.protected);
+    },
     machineTypeOf: (runner) => runnerOf(runner)?.machineType.name,
     changed: () => host.changed(),
     ended(lease) {
