@@ -1,42 +1,21 @@
 /** Jobs in virtual machines: the micro guest in QEMU, and the ways in which such a machine fails. */
 
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { suite, test } from 'node:test';
-import type { SimJob } from '../../fixtures/gitlab/index.ts';
-import { buildMicroGuest, type MicroGuest } from '../../fixtures/guest/micro/micro-guest.ts';
-import { isInstalled, QEMU } from '../../fixtures/host/src/drivers/qemu/index.ts';
 import { eventually } from '../support/deadline.ts';
-import { createRig, type Rig, type RigOptions } from '../support/rig.ts';
-
-const TEMPLATE = path.join(import.meta.dirname, '../../fixtures/guest/templates/gitlab-shell');
-
-/** Software emulation on a busy machine is slow. */
-const BOOT_MS = 55_000;
-
-const guest: MicroGuest | string = isInstalled(QEMU, 'mformat')
-  ? await buildMicroGuest({ runner: null }).catch((error: Error) => error.message)
-  : 'qemu-system-x86 and mtools are not installed';
-const skip = typeof guest === 'string' ? guest : false;
-
-function inQemu(kernel: object = {}, more: RigOptions = {}): RigOptions {
-  if (typeof guest === 'string') throw new Error(guest);
-  return {
-    ...more,
-    driver: 'qemu',
-    ram: '2G',
-    machine: { kernel: { path: guest.kernel, initrd: guest.initrd, ...kernel } },
-    template: { path: TEMPLATE, parameters: { GITLAB_RUNNER: 'gitlab-runner', BOOT_GATE: '' } },
-  };
-}
-
-const ended = (rig: Rig, job: SimJob) =>
-  eventually(
-    `job ${job.id} to have ended on the host`,
-    () => rig.status().history.find((row) => row.id === String(job.id)),
-    BOOT_MS,
-  );
+import { createRig } from '../support/rig.ts';
+import {
+  BOOT_MS,
+  endedInVm,
+  inQemu,
+  PARAMETERS,
+  SHELL_TEMPLATE,
+  skip,
+  templateWith,
+} from '../support/vm.ts';
 
 suite('a virtual machine', { skip }, () => {
   test('runs its job and is gone; its console can be read while it runs, its token from no command line', async (t) => {
@@ -59,7 +38,7 @@ suite('a virtual machine', { skip }, () => {
       async () => /gitlab-runner/.test(await readFile(console, 'utf8')),
       BOOT_MS,
     );
-    const row = await ended(rig, job);
+    const row = await endedInVm(rig, job);
     assert.equal(row.outcome, 'success', job.log.toString());
     assert.deepEqual(job.verdict(), { handedOut: 1, ended: 1, logIntact: true, anomalies: [] });
     assert.match(await readFile(console, 'utf8'), /micro guest: job\.sh ended with 0/);
@@ -84,7 +63,43 @@ suite('a virtual machine', { skip }, () => {
       const rig = await createRig(t, inQemu(kernel));
       const job = rig.queue();
       await rig.start();
-      const row = await ended(rig, job);
+      const row = await endedInVm(rig, job);
+      assert.match(row.reason ?? '', reason);
+      assert.equal(job.failureReason, 'runner_system_failure');
+      assert.match(job.log.toString(), console);
+      assert.equal(rig.status().machines.length, 0);
+    });
+  }
+
+  for (const [what, start, reason, console] of [
+    [
+      'whose disk is full',
+      'mount -t tmpfs -o size=64k tmpfs /machine/tmp && cat /dev/zero > /machine/tmp/all\n',
+      /it powered off/,
+      /No space left on device/,
+    ],
+    [
+      'that has no network',
+      'ip link set eth0 down\n',
+      /it powered off/,
+      /(refused|unreachable|dial|connect|timed out|ENETUNREACH)/i,
+    ],
+  ] as const) {
+    test(`${what}: the job fails with the reason, and the console’s end in its log`, async (t) => {
+      const directory = await mkdtemp(path.join(tmpdir(), 'forrest-vm-'));
+      t.after(() => rm(directory, { recursive: true, force: true }));
+      const script = await readFile(path.join(SHELL_TEMPLATE, 'job-config/job.sh'), 'utf8');
+      const template = await templateWith(directory, {
+        'job-config/job.sh': `set -e\n${start}${script.replace('--wait-timeout 60', '--wait-timeout 5')}`,
+      });
+      const rig = await createRig(
+        t,
+        inQemu({}, { template: { path: template, parameters: PARAMETERS } }),
+      );
+      const job = rig.queue();
+      await rig.start();
+      const row = await endedInVm(rig, job);
+      assert.equal(row.outcome, 'system_failure');
       assert.match(row.reason ?? '', reason);
       assert.equal(job.failureReason, 'runner_system_failure');
       assert.match(job.log.toString(), console);
@@ -98,7 +113,7 @@ suite('a virtual machine', { skip }, () => {
     const rig = await createRig(t, inQemu(quiet, { timings: { askLimitMs: 8000 } }));
     const job = rig.queue();
     await rig.start();
-    const row = await ended(rig, job);
+    const row = await endedInVm(rig, job);
     assert.match(row.reason ?? '', /did not ask for its job/);
     assert.equal(rig.status().machines.length, 0);
   });
