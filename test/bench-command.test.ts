@@ -1,0 +1,87 @@
+/** The benchmark command: what it prints where, and how it exits. */
+
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { type Bench, type BenchReport, quantile } from './bench/bench.ts';
+import { type BenchTable, runBench } from './bench/run-bench.ts';
+
+const report = (met: boolean): BenchReport => ({
+  peer: 'a list',
+  figures: [
+    { what: 'lookup', unit: 'µs', ours: 1.25, peer: 1500 },
+    { what: 'alone', unit: '/s', ours: 7, peer: null },
+  ],
+  goals: [{ what: 'below 5 µs', measured: '1.25 µs', met }],
+});
+
+const bench = (run: Bench['run']) => async () => ({ bench: { summary: 'a summary', run } });
+
+const benches: BenchTable = {
+  good: bench(async (progress) => {
+    progress('half way');
+    return report(true);
+  }),
+  slow: bench(async () => report(false)),
+  broken: bench(() => Promise.reject(new Error('no peer'))),
+  absent: () => Promise.reject(new Error('a missing package')),
+};
+
+async function command(...args: string[]) {
+  let out = '';
+  let error = '';
+  const code = await runBench(args, benches, {
+    out: (text) => (out += text),
+    error: (text) => (error += text),
+  });
+  return { code, out, error };
+}
+
+describe('npm run bench', () => {
+  it('prints figures beside the peer’s, and goals', async () => {
+    const { code, out, error } = await command('good');
+    assert.equal(code, 0);
+    assert.match(out, /lookup +1\.25 +1,500 +µs\n/);
+    assert.match(out, /alone +7 +- +\/s\n/);
+    assert.match(out, /^met +below 5 µs: 1\.25 µs$/m);
+    assert.equal(error, 'half way\n');
+  });
+
+  it('prints one JSON object and nothing else', async () => {
+    const { code, out, error } = await command('slow', '--json');
+    assert.equal(code, 1, 'a goal is missed');
+    assert.deepEqual(JSON.parse(out), { bench: 'slow', met: false, ...report(false) });
+    assert.equal(error, '');
+    assert.equal((await command('good', '--json')).error, '');
+  });
+
+  it('fails where a benchmark fails', async () => {
+    assert.deepEqual(await command('broken', '--json'), {
+      code: 1,
+      out: '',
+      error: 'the benchmark broken failed: no peer\n',
+    });
+  });
+
+  it('says what there is', async () => {
+    const { code, out } = await command('--help');
+    assert.equal(code, 0);
+    assert.match(out, /good +a summary\n/);
+    assert.match(out, /absent +cannot be loaded: a missing package\n/);
+  });
+
+  it('refuses wrong use', async () => {
+    for (const args of [[], ['none'], ['toString'], ['good', 'slow'], ['good', '--fast']]) {
+      const { code, out, error } = await command(...args);
+      assert.equal(code, 2, args.join(' '));
+      assert.equal(out, '');
+      assert.match(error, /--help says more/);
+    }
+  });
+
+  it('takes quantiles', () => {
+    const samples = Array.from({ length: 100 }, (_, index) => 99 - index);
+    assert.equal(quantile(samples, 0.5), 50);
+    assert.equal(quantile(samples, 0.99), 99);
+    assert.throws(() => quantile([], 0.5), /no samples/);
+  });
+});

@@ -1,0 +1,10 @@
+/** `npm run bench -- NAME`: one benchmark. */
+
+import { type BenchTable, runBench } from './run-bench.ts';
+
+const BENCHES: BenchTable = {};
+
+process.exitCode = await runBench(process.argv.slice(2), BENCHES, {
+  out: (text) => process.stdout.write(text),
+  error: (text) => process.stderr.write(text),
+});
