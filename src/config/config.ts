@@ -3,6 +3,9 @@
 import type { MachineType } from '../contract/index.ts';
 import type { Timings } from './timings.ts';
 
+/** Whether docker pulls an image before a job, and whether it may do without. */
+export type PullPolicy = 'always' | 'if-not-present' | 'never';
+
 export type Executor =
   | { readonly name: 'shell' }
   | {
@@ -12,6 +15,8 @@ export type Executor =
       /** The runner's helper image; empty: the runner's own choice. */
       readonly helperImage: string;
       readonly privileged: boolean;
+      /** At least one. The next is tried where one fails; a job may choose any of them. */
+      readonly pullPolicies: readonly PullPolicy[];
       /** `https://…`; empty: none. */
       readonly registryMirror: string;
     };

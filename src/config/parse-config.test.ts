@@ -77,6 +77,7 @@ describe('a gitlab section', () => {
             docker_image: 'debian:12',
             docker_helper_image: 'helper',
             docker_privileged: true,
+            docker_pull_policy: ['always', 'if-not-present'],
             docker_registry_mirror: 'https://mirror.example.com',
             limit: 4,
             warm: 0,
@@ -94,8 +95,23 @@ describe('a gitlab section', () => {
       image: 'debian:12',
       helperImage: 'helper',
       privileged: true,
+      pullPolicies: ['always', 'if-not-present'],
       registryMirror: 'https://mirror.example.com',
     });
+  });
+
+  it('pulls images always, or as one policy says', async (t) => {
+    const { context } = await contextFor(t);
+    for (const [written, policies] of [
+      [{}, ['always']],
+      [{ docker_pull_policy: 'never' }, ['never']],
+    ] as const) {
+      const docker = { ...runner, executor: 'docker', docker_image: 'debian:12', ...written };
+      const parsed = await parseConfig({ ...section, runners: [docker] }, context);
+      assert.ok(parsed.ok);
+      const { executor } = parsed.config.runners[0] ?? {};
+      assert.deepEqual(executor?.name === 'docker' && executor.pullPolicies, policies);
+    }
   });
 
   for (const [what, input, at, message] of [
@@ -153,6 +169,62 @@ describe('a gitlab section', () => {
       { ...section, runners: [{ ...runner, docker_image: 'x' }] },
       'gitlab.runners[0].docker_image',
       /only for executor: docker/,
+    ],
+    [
+      'has an unknown pull policy',
+      {
+        ...section,
+        runners: [
+          { ...runner, executor: 'docker', docker_image: 'x', docker_pull_policy: 'sometimes' },
+        ],
+      },
+      'gitlab.runners[0].docker_pull_policy',
+      /always, if-not-present or never/,
+    ],
+    [
+      'has an unknown pull policy in a list',
+      {
+        ...section,
+        runners: [
+          { ...runner, executor: 'docker', docker_image: 'x', docker_pull_policy: ['always', 'x'] },
+        ],
+      },
+      'gitlab.runners[0].docker_pull_policy',
+      /always, if-not-present or never/,
+    ],
+    [
+      'has an empty list of pull policies',
+      {
+        ...section,
+        runners: [{ ...runner, executor: 'docker', docker_image: 'x', docker_pull_policy: [] }],
+      },
+      'gitlab.runners[0].docker_pull_policy',
+      /always, if-not-present or never/,
+    ],
+    [
+      'has one pull policy twice',
+      {
+        ...section,
+        runners: [
+          {
+            ...runner,
+            executor: 'docker',
+            docker_image: 'x',
+            docker_pull_policy: ['never', 'never'],
+          },
+        ],
+      },
+      'gitlab.runners[0].docker_pull_policy',
+      /twice/,
+    ],
+    [
+      'has a pull policy of another type',
+      {
+        ...section,
+        runners: [{ ...runner, executor: 'docker', docker_image: 'x', docker_pull_policy: 5 }],
+      },
+      'gitlab.runners[0].docker_pull_policy',
+      /or a list/,
     ],
     [
       'names an unknown machine type',

@@ -169,6 +169,7 @@ function readExecutor(runner: RawRunner, at: string, problems: Problem[]): Execu
       image: runner.docker_image,
       helperImage: runner.docker_helper_image ?? '',
       privileged: runner.docker_privileged ?? false,
+      pullPolicies: runner.docker_pull_policy ?? ['always'],
       registryMirror: runner.docker_registry_mirror ?? '',
     };
   }

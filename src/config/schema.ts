@@ -1,6 +1,7 @@
 /** The section's shape as a valibot schema: field by field; what spans fields is in parse-config. */
 
 import * as v from 'valibot';
+import type { PullPolicy } from './config.ts';
 import { DEFAULT_TIMINGS } from './timings.ts';
 
 /** What a person writes. Kept apart from what the plugin uses: units, files and references resolve later. */
@@ -12,6 +13,7 @@ export interface RawRunner {
   docker_image?: string | undefined;
   docker_helper_image?: string | undefined;
   docker_privileged?: boolean | undefined;
+  docker_pull_policy?: PullPolicy[] | undefined;
   docker_registry_mirror?: string | undefined;
   limit: number;
   output_limit: number;
@@ -66,6 +68,18 @@ const duration = v.pipe(
 
 const flag = v.boolean('must be true or false');
 
+const PULL_POLICY = 'must be always, if-not-present or never, or a list of them';
+
+const pullPolicy = v.picklist(['always', 'if-not-present', 'never']);
+
+/** One policy, or a list in the order in which they are tried. */
+const pullPolicies = v.pipe(
+  v.union([pullPolicy, v.array(pullPolicy)], PULL_POLICY),
+  v.transform((value) => (typeof value === 'string' ? [value] : value)),
+  v.minLength(1, PULL_POLICY),
+  v.check((list) => new Set(list).size === list.length, 'names a policy twice'),
+);
+
 const RUNNER_NAME = 'must be 1 to 32 letters, digits, - or _, such as build';
 const LISTEN = 'must be address:port, such as 127.0.0.1:8090';
 
@@ -77,6 +91,7 @@ const runnerEntries = {
   docker_image: v.optional(text('the image for jobs that name none')),
   docker_helper_image: v.optional(text('an image name')),
   docker_privileged: v.optional(flag),
+  docker_pull_policy: v.optional(pullPolicies),
   docker_registry_mirror: v.optional(httpUrl('the address of a registry mirror')),
   limit: v.optional(count(1, 1000), 1),
   output_limit: v.optional(count(1, 4 * 1024 * 1024), 4096),

@@ -30,6 +30,8 @@ export function createBootSpec(
       DOCKER_IMAGE: docker?.image ?? '',
       DOCKER_HELPER_IMAGE: docker?.helperImage ?? '',
       DOCKER_PRIVILEGED: String(docker?.privileged ?? false),
+      /** Separated by spaces: the runner takes one per `--docker-pull-policy`. */
+      DOCKER_PULL_POLICY: docker?.pullPolicies.join(' ') ?? '',
       DOCKER_REGISTRY_MIRROR: docker?.registryMirror ?? '',
     },
     metadata: { job: lease.facts.id, runner: lease.runner },
