@@ -128,14 +128,14 @@ suite('the docker executor', { skip }, () => {
     const job = rig.queue({
       name: 'canceled',
       services: [{ name: SERVICE_IMAGE, alias: 'web' }],
-      script: ['echo sleeping now', 'sleep 300'],
+      script: ['echo waiting now', 'while sleep 1; do echo still; done'],
     });
-    // Else its runner asks only once a minute.
+    // Its runner learns of a cancel with the log that it sends: each 3 s then, else once a minute.
     rig.gitlab.watchLog(job.id);
     await rig.start();
     await eventually(
       'the script to run',
-      () => /^(\S+ 00O.)?sleeping now/m.test(job.log.toString()),
+      () => /^(\S+ 00O.)?waiting now/m.test(job.log.toString()),
       JOB_MS,
     );
     assert.notEqual(await containers(docker), '');
