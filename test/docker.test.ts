@@ -53,7 +53,8 @@ suite('the docker executor', { skip }, () => {
   after(() => docker.stop());
 
   const inDocker = (runner: object = {}): RigOptions => ({
-    simulator: { host: docker.hostAddress },
+    // A log once looked at stays so: a runner learns of a cancel with the log that it sends.
+    simulator: { host: docker.hostAddress, timings: { watchedMs: 600_000 } },
     section: { listen: `${docker.hostAddress}:0` },
     runner: {
       executor: 'docker',
@@ -130,7 +131,7 @@ suite('the docker executor', { skip }, () => {
       services: [{ name: SERVICE_IMAGE, alias: 'web' }],
       script: ['echo waiting now', 'while sleep 1; do echo still; done'],
     });
-    // Its runner learns of a cancel with the log that it sends: each 3 s then, else once a minute.
+    // It sends that each 3 s then, else once a minute.
     rig.gitlab.watchLog(job.id);
     await rig.start();
     await eventually(
