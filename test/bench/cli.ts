@@ -2,7 +2,7 @@
 
 import { type BenchTable, runBench } from './run-bench.ts';
 
-const BENCHES: BenchTable = {};
+const BENCHES: BenchTable = { boot: () => import('./boot.ts') };
 
 process.exitCode = await runBench(process.argv.slice(2), BENCHES, {
   out: (text) => process.stdout.write(text),
