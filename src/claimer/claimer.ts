@@ -9,7 +9,7 @@ import type {
   VerifyOutcome,
 } from '../gitlab/index.ts';
 import type { Leases } from '../leases/index.ts';
-import type { Clock } from '../lib/clock.ts';
+import type { Clock, Timer } from '../lib/clock.ts';
 import { describeError, errorCode } from '../lib/errors.ts';
 import type { Backoff } from './backoff.ts';
 import { RunnerToken } from './runner-token.ts';
@@ -52,6 +52,8 @@ export class Claimer {
   #contactAt: number;
   #refusedSince: number | null = null;
   #loop: Promise<void> | null = null;
+  /** A sign of life to GitLab that is under way while this runner waits for room. */
+  #visible: Promise<void> = Promise.resolve();
   /** Ends a wait for room, where something else has become more urgent. */
   #interruptRoom: AbortController | null = null;
 
@@ -87,6 +89,7 @@ export class Claimer {
     this.#interruptRoom?.abort();
     this.#wait.wake();
     await this.#loop;
+    await this.#visible;
   }
 
   /** Settings for the asks from now on. */
@@ -178,25 +181,47 @@ export class Claimer {
     const interrupt = new AbortController();
     this.#interruptRoom = interrupt;
     this.#stand('waiting for room', null);
-    // While there is no room, GitLab must still see this runner.
-    const visible = this.#services.clock.after(this.#untilInvisible(), () => interrupt.abort());
+    const visible = this.#stayVisibleMeanwhile();
     try {
       return await this.#services.pool.reserve({
         machineType: machineType.name,
         firm: false,
         purpose: `runner ${name}: looking for a job`,
+        intervalMs: this.#config.checkIntervalMs,
         signal: AbortSignal.any([interrupt.signal, this.#stopping.signal]),
         onWaiting: (reason) => this.#stand(reason, null),
       });
     } catch (error) {
-      if (this.#stopping.signal.aborted) return null;
-      if (interrupt.signal.aborted) await this.#verifyIfDue();
-      else await this.#onRefused(error);
+      const wanted = interrupt.signal.aborted || this.#stopping.signal.aborted;
+      if (!wanted) await this.#onRefused(error);
       return null;
     } finally {
       visible.cancel();
       this.#interruptRoom = null;
     }
+  }
+
+  /** While there is no room, GitLab must still see this runner; its request keeps its age. */
+  #stayVisibleMeanwhile(): Timer {
+    const { clock, log } = this.#services;
+    let over = false;
+    const arm = (): Timer =>
+      clock.after(this.#untilInvisible(), () => {
+        this.#visible = this.#verifyIfDue()
+          .catch((error: unknown) => {
+            log.error(`runner ${this.name} could not tell GitLab that it is there`, { error });
+          })
+          .then(() => {
+            if (!over) timer = arm();
+          });
+      });
+    let timer = arm();
+    return {
+      cancel() {
+        over = true;
+        timer.cancel();
+      },
+    };
   }
 
   async #onRefused(error: unknown): Promise<void> {
@@ -208,7 +233,12 @@ export class Claimer {
   }
 
   async #ask(token: string, reservation: Reservation): Promise<void> {
-    const { gitlab, systemId, info } = this.#services;
+    const { gitlab, systemId, info, backoff } = this.#services;
+    // Another runner may have found GitLab out while this one waited for room.
+    if (backoff.remaining() > 0) {
+      reservation.release('failed');
+      return;
+    }
     this.#stand(null, null);
     let outcome: RequestJobOutcome;
     try {
@@ -220,10 +250,10 @@ export class Claimer {
         return;
       }
     } catch (error) {
-      reservation.release();
+      reservation.release('failed');
       throw error;
     }
-    reservation.release();
+    reservation.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
     await this.#onNoJob(outcome);
   }
 

@@ -27,6 +27,11 @@ export interface RoomRequest {
   readonly purpose: string;
   /** A job is already ours (its second boot): served before all others, even while draining. */
   readonly claimed?: true;
+  /**
+   * Of a speculative request: how often its provider would ask its forge, in ms. After it found no job, room that
+   * others wait for is left to them for at least as long. Default: 3 s.
+   */
+  readonly intervalMs?: number;
   /** Takes the request back while it waits. After the grant it does nothing: the caller releases. */
   readonly signal: AbortSignal;
   /** Told each time the reason for waiting changes, in words for people. */
@@ -54,8 +59,11 @@ export interface Reservation extends Room {
    * whatever goes wrong is told by `Machine.ended`. Throws only when called on room that has ended.
    */
   boot(spec: BootSpec): Machine;
-  /** Gives the room back. Idempotent; does nothing after `boot`. */
-  release(): void;
+  /**
+   * Gives the room back. Idempotent; does nothing after `boot`. Speculative room was held to ask a forge: `failed`
+   * says that it could not be asked, so that asking again for the next runner is of no use either.
+   */
+  release(ask?: 'no-job' | 'failed'): void;
 }
 
 /** What a machine is to be booted with. */
@@ -121,6 +129,11 @@ export interface VmPool {
    * The request counts from this call on; its `signal` takes it back.
    */
   reserve(request: RoomRequest): Promise<Reservation>;
+  /**
+   * The forge has said (a webhook) that a job may wait now for a machine of that type: it may be looked for
+   * at once, although none was found a moment ago. Grants nothing by itself; call it freely.
+   */
+  expectJob(machineType: string): void;
   /**
    * This provider's machines. Complete before the provider's `start()`: those are included that were
    * adopted from an earlier run, and those that ended while the host was down (`ended` is settled).
