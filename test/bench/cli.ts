@@ -2,7 +2,10 @@
 
 import { type BenchTable, runBench } from './run-bench.ts';
 
-const BENCHES: BenchTable = { boot: () => import('./boot.ts') };
+const BENCHES: BenchTable = {
+  boot: () => import('./boot.ts'),
+  pool: () => import('./pool.ts'),
+};
 
 process.exitCode = await runBench(process.argv.slice(2), BENCHES, {
   out: (text) => process.stdout.write(text),
