@@ -199,7 +199,11 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     await rig.guest(job);
     const verified = (): number =>
       rig.gitlab.requests.filter((request) => request.route === 'runners-verify').length;
+    const waiting = () => rig.status().pool.waiting.map((row) => row.since);
+    await eventually('the wait for room', () => waiting().length === 1);
+    const since = waiting();
     await rig.gitlab.waitFor('runners/verify', () => verified() >= 2);
+    assert.deepEqual(waiting(), since, 'its request keeps its place');
   });
 });
 

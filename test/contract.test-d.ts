@@ -41,6 +41,12 @@ machine.boot({ runnerName: 'r', substitutions: {}, metadata: null });
 // @ts-expect-error a secret is no string
 secret satisfies string;
 
+// How an ask ended may be said, or not.
+reservation.release();
+reservation.release('failed');
+// @ts-expect-error there is no such end
+reservation.release('job');
+
 // Second boots say `true` or nothing at all.
 ({ ...room, claimed: true }) satisfies RoomRequest;
 // @ts-expect-error never false
