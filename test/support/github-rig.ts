@@ -269,7 +269,7 @@ export async function startGithubRig(
   const rig = await createGithubRig(t, options);
   await rig.start();
   await eventually('the first poll', () =>
-    rig.provider.status().runners.every((row) => row.lastAnswerAt !== null),
+    rig.provider.status().runners.every((row) => (row.lastAnswer ?? '').endsWith('jobs queued')),
   );
   return rig;
 }
