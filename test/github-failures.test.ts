@@ -139,7 +139,9 @@ describe('while GitHub', () => {
       .filter(({ route }) => route === 'jitconfig')
       .map(({ body }) => (JSON.parse(body) as { name: string }).name);
     assert.equal(new Set(names).size, 2);
-    assert.ok(rig.log.some((line) => line.includes('a runner without a machine was left')));
+    await eventually('the log to say so', () =>
+      rig.log.some((line) => line.includes('a runner without a machine was left')),
+    );
   });
 
   it('hangs on a configuration, it is given up after its time limit', async (t) => {
