@@ -205,6 +205,31 @@ describe('a GitHub job', () => {
     assert.equal(machine.stopReason, null);
   });
 
+  it('has its machine stopped where that does not end after it', async (t) => {
+    const rig = await startGithubRig(t, { timings: { finishGraceMs: 200 } });
+    const job = rig.queue();
+    const machine = await rig.machine();
+    await machine.guest('connect');
+    await machine.guest('next');
+    await machine.guest(`jobs/${job.id}/complete`, 'success\n');
+    await within('the machine to end', machine.ended);
+    assert.equal(machine.stopReason, 'it did not end within 0.2 s after its job');
+    await assertNothingIsLeft(rig);
+    assert.equal(rig.machines.length, 1);
+  });
+
+  it('that was over unseen leaves its machine the time to end well', async (t) => {
+    const rig = await startGithubRig(t);
+    const job = rig.queue();
+    const machine = await rig.machine();
+    for (const { id } of rig.github.runners()) rig.github.deleteRunner(id);
+    rig.github.cancel(job);
+    await eventually('it to be seen done', () => machine.reports.includes('done'));
+    assert.equal(machine.stopReason, null);
+    machine.end();
+    await assertNothingIsLeft(rig);
+  });
+
   it('says what became of it where its machine dies under it', async (t) => {
     const rig = await startGithubRig(t, {
       simulator: { timings: { offlineAfterMs: 100, lostAfterMs: 200, sweepEveryMs: 50 } },

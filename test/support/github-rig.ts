@@ -3,8 +3,7 @@
  * test says so, and machines that do nothing by themselves or run the stand-in for GitHub's runner.
  */
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -12,12 +11,7 @@ import path from 'node:path';
 import type { TestContext } from 'node:test';
 import { getRequestListener } from '@hono/node-server';
 import type {
-  BootSpec,
   JobRow,
-  Machine,
-  MachineOutcome,
-  MachineState,
-  MachineType,
   Provider,
   ProviderHost,
   Reservation,
@@ -35,8 +29,7 @@ import {
 import { createGithubPlugin, type GithubConfig } from '../../fixtures/host/src/github/index.ts';
 import { eventually } from './deadline.ts';
 import { writePrivate } from './files.ts';
-
-const STAND_IN = path.join(import.meta.dirname, '../../fixtures/guest/github-runner/run.sh');
+import { createMachine, roomOf, type TestMachine } from './github-machine.ts';
 
 export const SECRET = 'the-webhook-secret';
 
@@ -70,18 +63,6 @@ export interface GithubRigOptions {
   readonly room?: boolean;
   /** Default: true. False: the provider learns of jobs by asking only. */
   readonly webhooks?: boolean;
-}
-
-/** A machine as a test drives it. */
-export interface TestMachine extends Machine {
-  readonly spec: BootSpec;
-  readonly reports: readonly string[];
-  readonly stopReason: string | null;
-  /** What the runner in it is given. */
-  readonly jitConfig: string;
-  end(outcome?: Partial<MachineOutcome>): void;
-  /** Speaks for the runner in it: `path` of the simulator's guest protocol. */
-  guest(path: string, rest?: string): Promise<string>;
 }
 
 export interface GithubRig {
@@ -150,7 +131,9 @@ export async function createGithubRig(
     ...roomOf(machineType),
     release: () => undefined,
     boot(spec) {
-      const machine = createMachine(spec, machineType, github, directory, options.standIn ?? false);
+      const { url } = github;
+      const standIn = options.standIn ?? false;
+      const machine = createMachine(spec, machineType, { url, directory, standIn });
       machines.push(machine);
       return machine;
     },
@@ -162,7 +145,7 @@ export async function createGithubRig(
     pool: {
       machineTypes: () => new Map(),
       reserve,
-      machines: () => machines.filter((machine) => !forgotten.has(machine.runnerName)),
+      machines: () => machines,
     },
     log: createTestLog(log),
     metrics: {
@@ -175,7 +158,6 @@ export async function createGithubRig(
     changed: () => undefined,
     jobEnded: (row) => void history.push(row),
   };
-  const forgotten = new Set<string>();
 
   const parse = async (section: Readonly<Record<string, unknown>>): Promise<GithubConfig> => {
     const parsed = await plugin.parseConfig(
@@ -272,109 +254,6 @@ export async function startGithubRig(
     rig.provider.status().runners.every((row) => (row.lastAnswer ?? '').endsWith('jobs queued')),
   );
   return rig;
-}
-
-function roomOf(name: string) {
-  const machineType: MachineType = {
-    name,
-    ramBytes: 1024 ** 3,
-    architecture: 'amd64',
-    hostAddress: '127.0.0.1',
-  };
-  return {
-    machineType,
-    firm: true,
-    wanted: 'no' as const,
-    onWanted: () => () => undefined,
-    makeFirm: () => undefined,
-  };
-}
-
-function createMachine(
-  spec: BootSpec,
-  machineType: string,
-  github: GithubSimulator,
-  directory: string,
-  standIn: boolean,
-): TestMachine {
-  const { promise: ended, resolve } = Promise.withResolvers<MachineOutcome>();
-  const reports: string[] = [];
-  let state: MachineState = 'starting';
-  let stopReason: string | null = null;
-  let child: ChildProcess | undefined;
-  const jit = spec.substitutions['JITCONFIG'];
-  const jitConfig = typeof jit === 'object' ? jit.reveal() : '';
-  const end = (outcome: Partial<MachineOutcome> = {}): void => {
-    if (state === 'stopped') return;
-    state = 'stopped';
-    child?.kill('SIGKILL');
-    resolve({
-      cause: 'powered-off',
-      detail: 'it powered off',
-      exitCode: 0,
-      consoleTail: Buffer.alloc(0),
-      persisted: false,
-      ...outcome,
-    });
-  };
-  if (standIn) {
-    void runStandIn(spec.runnerName, jitConfig, directory).then((started) => {
-      child = started;
-      started.once('exit', (code) => end({ exitCode: code }));
-    });
-  }
-  return {
-    ...roomOf(machineType),
-    spec,
-    runnerName: spec.runnerName,
-    metadata: spec.metadata,
-    bootedAt: Date.now(),
-    reports,
-    jitConfig,
-    ended,
-    end,
-    get state() {
-      return state;
-    },
-    get stopReason() {
-      return stopReason;
-    },
-    report(event) {
-      reports.push(event);
-      state = event === 'online' ? 'waiting' : event === 'busy' ? 'running' : 'stopping';
-    },
-    allowPersist: () => Promise.resolve(),
-    stop(reason) {
-      stopReason ??= reason;
-      end({ cause: 'stopped', detail: reason, exitCode: null });
-    },
-    async guest(target, rest = '') {
-      const { credential } = JSON.parse(Buffer.from(jitConfig, 'base64').toString()) as {
-        credential: string;
-      };
-      const response = await fetch(new URL(`/_guest/${target}`, github.url), {
-        method: 'POST',
-        body: `${credential}\n${rest}`,
-      });
-      return (await response.text()).trim();
-    },
-  };
-}
-
-async function runStandIn(
-  name: string,
-  jitConfig: string,
-  directory: string,
-): Promise<ChildProcess> {
-  const runDir = path.join(directory, name);
-  await mkdir(runDir);
-  const file = await writePrivate(path.join(runDir, 'jit-config'), jitConfig);
-  await writeFile(path.join(runDir, 'log.txt'), '');
-  return spawn(STAND_IN, [file, path.join(runDir, 'work')], {
-    cwd: runDir,
-    stdio: 'ignore',
-    env: { PATH: process.env['PATH'], TMPDIR: runDir },
-  });
 }
 
 function createTestLog(lines: string[]): ProviderHost['log'] {
