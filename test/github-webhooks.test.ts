@@ -137,6 +137,15 @@ describe('webhooks', () => {
     const [first] = rig.github.webhooks.all;
     const again = await rig.github.webhooks.redeliver(first?.guid ?? '');
     assert.equal(again.status, 204);
+    // Its id is what counts: GitHub never uses one twice.
+    rig.github.setWebhook(null);
+    const unheard = rig.github.webhookPayload(rig.queue({ name: 'unheard' }));
+    rig.github.setWebhook({ url: rig.webhookUrl, secret: SECRET });
+    const { status } = await rig.github.webhooks.send('workflow_job', unheard, {
+      guid: first?.guid ?? '',
+    });
+    assert.equal(status, 204);
+    assert.equal(rig.provider.status().jobs.length, 1);
     rig.queue({ name: 'second' });
     await rig.machine(2);
     await eventually('two runners', () => rig.github.runners().length === 2);
