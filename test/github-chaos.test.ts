@@ -114,7 +114,6 @@ describe('after a random schedule', () => {
       assert.ok(rig.github.jobs().every((job) => job.assigned <= 1));
       const ids = rig.history.map((row) => row.id);
       const twice = rig.history.filter((row, at) => ids.indexOf(row.id) !== at);
-      if (twice.length > 0) for (const row of rig.history) if (twice.some((o) => o.id === row.id)) console.error(JSON.stringify(row));
       assert.deepEqual(twice, [], 'jobs were told of twice');
       await eventually('no job to be shown', () => rig.provider.status().jobs.length === 0);
     });

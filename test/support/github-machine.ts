@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
+import http from 'node:http';
 import path from 'node:path';
 import type {
   BootSpec,
@@ -111,11 +112,7 @@ export function createMachine(
       const { credential } = JSON.parse(Buffer.from(jitConfig, 'base64').toString()) as {
         credential: string;
       };
-      const response = await fetch(new URL(`/_guest/${target}`, url), {
-        method: 'POST',
-        body: `${credential}\n${rest}`,
-      });
-      return (await response.text()).trim();
+      return await post(new URL(`/_guest/${target}`, url), `${credential}\n${rest}`);
     },
   };
 }
@@ -133,4 +130,17 @@ async function runStandIn(
     stdio: 'ignore',
     env: { PATH: process.env['PATH'], TMPDIR: runDir },
   });
+}
+
+/** On a connection of its own: a kept one may be closed just when it is used again. */
+async function post(url: URL, body: string): Promise<string> {
+  const request = http.request(url, { method: 'POST', agent: false });
+  const response = await new Promise<http.IncomingMessage>((resolve, reject) => {
+    request.once('response', resolve);
+    request.once('error', reject);
+    request.end(body);
+  });
+  const chunks: Buffer[] = [];
+  for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
+  return Buffer.concat(chunks).toString().trim();
 }

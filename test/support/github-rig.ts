@@ -47,6 +47,7 @@ const TIMINGS = {
   backoffMs: 50,
   backoffCapMs: 1000,
   removeRetryMs: 100,
+  listsLagMs: 500,
   stopLimitMs: 2000,
 };
 
