@@ -76,7 +76,7 @@ async function step(rig: GithubRig, random: () => number): Promise<void> {
 }
 
 describe('after a random schedule', () => {
-  for (const seed of [1, 2, 3, 4]) {
+  for (const seed of [1, 2, 3]) {
     it(`no job, machine or runner is left: seed ${seed}`, async (t) => {
       const random = createRandom(seed);
       const rig = await startGithubRig(t, {

@@ -11,7 +11,9 @@ import {
   type SimJob,
   startGithubSimulator,
 } from '../fixtures/github/index.ts';
+import { createProcessDriver } from '../fixtures/host/src/drivers/index.ts';
 import { temporaryDirectory } from './support/files.ts';
+import { runTemplate } from './support/github-template.ts';
 
 const RUN = path.join(import.meta.dirname, '../fixtures/guest/github-runner/run.sh');
 const LABELS = ['self-hosted', 'forrest', 'small'];
@@ -129,6 +131,22 @@ describe('the stand-in runner', () => {
     assert.equal((await running).code, 0);
     assert.equal(job.conclusion, 'cancelled');
     assert.equal(job.log.toString(), 'begun\n');
+  });
+
+  it('runs its job by the template, in the process driver', async (t) => {
+    const { job, console, jitConfig } = await runTemplate(t, {
+      driver: createProcessDriver(),
+      runner: RUN,
+      guestHost: '127.0.0.1',
+      kernel: null,
+      steps: ['cat "$FORREST_RUN_TOKEN_FILE"; echo; cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" || true'],
+      timeoutMs: 20_000,
+    });
+    assert.equal(job.conclusion, 'success', console);
+    assert.match(job.log.toString(), /^a-run-token\n/);
+    // On no command line, not even of the runner itself.
+    assert.ok(!`${console}${job.log}`.includes(jitConfig));
+    assert.match(console, /job \d+: success/);
   });
 
   it('says so where its runner was deleted, or its configuration is none', async (t) => {
