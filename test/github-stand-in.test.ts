@@ -139,7 +139,9 @@ describe('the stand-in runner', () => {
       runner: RUN,
       guestHost: '127.0.0.1',
       kernel: null,
-      steps: ['cat "$FORREST_RUN_TOKEN_FILE"; echo; cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" || true'],
+      steps: [
+        'cat "$FORREST_RUN_TOKEN_FILE"; echo; cat /proc/[0-9]*/cmdline | tr "\\0" "\\n" || true',
+      ],
       timeoutMs: 20_000,
     });
     assert.equal(job.conclusion, 'success', console);
