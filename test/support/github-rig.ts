@@ -146,6 +146,7 @@ export async function createGithubRig(
     pool: {
       machineTypes: () => new Map(),
       reserve,
+      expectJob: () => undefined,
       machines: () => machines,
     },
     log: createTestLog(log),

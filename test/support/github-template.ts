@@ -5,7 +5,7 @@ import path from 'node:path';
 import type { TestContext } from 'node:test';
 import { type SimJob, startGithubSimulator } from '../../fixtures/github/index.ts';
 import type { MachineConfig } from '../../fixtures/host/src/config/index.ts';
-import type { Driver } from '../../fixtures/host/src/drivers/index.ts';
+import type { Driver, StartSpec } from '../../fixtures/host/src/drivers/index.ts';
 import { within } from './deadline.ts';
 import { temporaryDirectory } from './files.ts';
 
@@ -40,7 +40,7 @@ export async function runTemplate(t: TestContext, run: TemplateRun): Promise<Tem
   const jitConfig = Buffer.from(JSON.stringify({ url, credential })).toString('base64');
   const { steps } = run;
   const job = github.queueJob({ repository: 'lab/demo', name: 'job', labels: LABELS, steps });
-  const machine = await run.driver.start({
+  const spec: StartSpec = {
     runnerName: 'forrest-small-x',
     runDir,
     machine: {
@@ -51,10 +51,16 @@ export async function runTemplate(t: TestContext, run: TemplateRun): Promise<Tem
       cpus: 1,
       diskBytes: 1024 ** 3,
       kernel: run.kernel,
+      baseImage: null,
+      baseMachine: null,
+      useBase: 'if_newer',
+      persistenceToken: null,
+      shared: [],
       template: { path: TEMPLATE, parameters: { GITHUB_RUNNER: run.runner, BOOT_GATE: '' } },
     },
     substitutions: { JITCONFIG: jitConfig, RUN_TOKEN: 'a-run-token' },
-  });
+  };
+  const machine = await run.driver.start(spec, AbortSignal.timeout(run.timeoutMs));
   t.after(() => machine.kill());
   await within('the machine to end', machine.exited, run.timeoutMs);
   const console = await readFile(path.join(runDir, run.driver.consoleFile), 'utf8');
