@@ -56,6 +56,7 @@ export async function runTemplate(t: TestContext, run: TemplateRun): Promise<Tem
       useBase: 'if_newer',
       persistenceToken: null,
       shared: [],
+      artifacts: [],
       template: { path: TEMPLATE, parameters: { GITHUB_RUNNER: run.runner, BOOT_GATE: '' } },
     },
     substitutions: { JITCONFIG: jitConfig, RUN_TOKEN: 'a-run-token' },
