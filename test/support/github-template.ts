@@ -60,6 +60,7 @@ export async function runTemplate(t: TestContext, run: TemplateRun): Promise<Tem
       template: { path: TEMPLATE, parameters: { GITHUB_RUNNER: run.runner, BOOT_GATE: '' } },
     },
     substitutions: { JITCONFIG: jitConfig, RUN_TOKEN: 'a-run-token' },
+    spawned: async () => undefined,
   };
   const machine = await run.driver.start(spec, AbortSignal.timeout(run.timeoutMs));
   t.after(() => machine.kill());
