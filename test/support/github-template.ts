@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { TestContext } from 'node:test';
 import { type SimJob, startGithubSimulator } from '../../fixtures/github/index.ts';
 import type { MachineConfig } from '../../fixtures/host/src/config/index.ts';
+import { placeholderType } from '../../fixtures/host/src/config/machine-types.ts';
 import type { Driver, StartSpec } from '../../fixtures/host/src/drivers/index.ts';
 import { within } from './deadline.ts';
 import { temporaryDirectory } from './files.ts';
@@ -44,19 +45,11 @@ export async function runTemplate(t: TestContext, run: TemplateRun): Promise<Tem
     runnerName: 'forrest-small-x',
     runDir,
     machine: {
-      name: 'lab/demo/small',
+      ...placeholderType('lab/demo/small'),
       ramBytes: 1024 ** 3,
-      architecture: 'amd64',
       hostAddress: run.guestHost,
-      cpus: 1,
       diskBytes: 1024 ** 3,
       kernel: run.kernel,
-      baseImage: null,
-      baseMachine: null,
-      useBase: 'if_newer',
-      persistenceToken: null,
-      shared: [],
-      artifacts: [],
       template: { path: TEMPLATE, parameters: { GITHUB_RUNNER: run.runner, BOOT_GATE: '' } },
     },
     substitutions: { JITCONFIG: jitConfig, RUN_TOKEN: 'a-run-token' },
