@@ -4,6 +4,7 @@ import { type GitlabConfig, parseConfig } from '../config/index.ts';
 import type { ProviderPlugin } from '../contract/index.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Randomness, systemRandomness } from '../lib/random.ts';
+import type { ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { checkConfig } from './check.ts';
 import { createProvider } from './provider.ts';
@@ -23,6 +24,8 @@ export interface Seams {
    * (`lease-claimed`, `lease-booting`, …); what it returns is awaited.
    */
   readonly checkpoint?: (name: string) => Promise<void> | void;
+  /** What the proxy lets a machine take of it, in place of the defaults. */
+  readonly limits?: Partial<ProxyLimits>;
 }
 
 /** The plugin for GitLab jobs. Nothing happens before a provider's `start()`. */
@@ -32,6 +35,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
     random: seams.random ?? systemRandomness.random,
     randomBytes: seams.randomBytes ?? systemRandomness.randomBytes,
     fetch: seams.fetch,
+    limits: seams.limits,
     checkpoint: async (name: string): Promise<void> => seams.checkpoint?.(name),
   };
   return {

@@ -10,7 +10,7 @@ import { createFileJournal, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
-import { createProxyServer } from '../proxy/index.ts';
+import { createProxyServer, type ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { createBootSpec } from './boot-spec.ts';
 import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
@@ -23,6 +23,7 @@ import { Pauses } from './pauses.ts';
 export interface CompleteSeams extends Randomness {
   readonly clock: Clock;
   readonly fetch: Fetch | undefined;
+  readonly limits: Partial<ProxyLimits> | undefined;
   checkpoint(name: string): Promise<void>;
 }
 
@@ -84,6 +85,7 @@ export function createProvider(
     leases,
     upstream,
     timings: config.timings,
+    limits: seams.limits,
     log,
     monotonic: () => clock.monotonic(),
     knownFeatures,

@@ -8,22 +8,24 @@ import { type Lease, sameToken } from '../leases/index.ts';
 import { answers } from './answers.ts';
 import { readBody } from './body.ts';
 import { type Forward, forward } from './forward.ts';
-import { headersUp } from './headers.ts';
+import { type ForwardedRoute, headersUp, type RouteName, takesBody } from './headers.ts';
+import { parseStrictObject } from './json.ts';
+import type { Limits } from './limits.ts';
+import { readQuery } from './query.ts';
 import type { ProxyServices } from './services.ts';
-import { jobTokenOf } from './tokens.ts';
+import { jobTokenOf, namesOnly, type TokenPlaces } from './tokens.ts';
 
 type Env = { Bindings: HttpBindings };
 type Call = Context<Env, string>;
-
-/** `jobs/request` and the small JSON calls: what GitLab itself takes, with room for later versions. */
-const MAX_JSON_BYTES = 256 * 1024;
+type Services = ProxyServices & { readonly limits: Limits };
 
 /** A VM token in the path: what `createVmToken` makes, and nothing that needs decoding. */
 const TOKEN = ':token{[A-Za-z0-9_-]{1,128}}';
 const JOB_ID = ':id{[1-9][0-9]{0,14}}';
 
 /** The app behind the guests' listener. */
-export function createProxyApp(services: ProxyServices): Hono<Env> {
+export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> {
+  const services = { ...proxy, limits };
   const app = new Hono<Env>();
   const api = `/${TOKEN}/api/v4`;
   const own = ownJob(services);
@@ -53,14 +55,15 @@ export function createProxyApp(services: ProxyServices): Hono<Env> {
 }
 
 /** The guest's runner asks for its job. Anybody else learns that there is none, and never a 403. */
-async function requestJob(c: Call, services: ProxyServices): Promise<Response> {
+async function requestJob(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readBody(c.env.incoming, services.limits);
   const lease = services.leases.byVmToken(vmToken);
-  if (lease === undefined || body === 'too-large') return answers.noJob();
-  const json = parseJson(body);
-  const told = readKey(json, 'token');
-  if (told !== undefined && !(typeof told === 'string' && sameToken(told, vmToken))) {
+  if (lease === undefined) return answers.noJob();
+  if (body === 'too-large') return answers.tooLarge();
+  const json = parseStrictObject(body);
+  const places = placesOf(c, 'jobs-request', json?.['token']);
+  if (json === undefined || places === undefined || !namesOnly(vmToken, places)) {
     return answers.noJob();
   }
   if (lease.state.name === 'booting') {
@@ -76,27 +79,30 @@ async function requestJob(c: Call, services: ProxyServices): Promise<Response> {
 }
 
 /** run-single never asks this; an agent in the guest that does must not reach GitLab with it. */
-async function verify(c: Call, services: ProxyServices): Promise<Response> {
+async function verify(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
   if (services.leases.byVmToken(vmToken) === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readBody(c.env.incoming, services.limits);
   if (body === 'too-large') return answers.tooLarge();
-  const told = readKey(parseJson(body), 'token');
-  if (typeof told !== 'string' || !sameToken(told, vmToken)) return answers.forbidden();
+  const bodyToken = parseStrictObject(body)?.['token'];
+  const places = placesOf(c, 'runners-verify', bodyToken);
+  if (bodyToken === undefined || places === undefined || !namesOnly(vmToken, places)) {
+    return answers.forbidden();
+  }
   return Response.json({ id: 0, token: vmToken, token_expires_at: null });
 }
 
 /** `PUT jobs/:id`: the body names the token and the state, so it is read; GitLab gets its very bytes. */
-async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
+async function updateJob(c: Call, services: Services): Promise<Response> {
   const lease = findLease(c, services);
   if (lease === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readBody(c.env.incoming, services.limits);
   if (body === 'too-large') return answers.tooLarge();
-  const json = parseJson(body);
+  const json = parseStrictObject(body);
   if (json === undefined) return answers.badRequest();
-  if (!maySpeak(c, lease, readKey(json, 'token'))) return answers.forbidden();
+  if (!maySpeak(c, lease, 'update', json['token'])) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
-  const state = readKey(json, 'state');
+  const { state } = json;
   return pass(c, services, lease, 'update', '', {
     body,
     onAnswer: async (answer) => {
@@ -116,11 +122,11 @@ async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
 type OnAnswer = NonNullable<Forward['onAnswer']>;
 
 /** A route for the lease's own job, whose body is streamed. */
-function ownJob(services: ProxyServices) {
-  return (route: string, suffix: string, note?: (lease: Lease) => OnAnswer) =>
+function ownJob(services: Services) {
+  return (route: ForwardedRoute, suffix: string, note?: (lease: Lease) => OnAnswer) =>
     async (c: Call): Promise<Response> => {
       const lease = findLease(c, services);
-      if (lease === undefined || !maySpeak(c, lease)) return answers.forbidden();
+      if (lease === undefined || !maySpeak(c, lease, route)) return answers.forbidden();
       if (!(await lease.speak())) return answers.forbidden();
       return pass(c, services, lease, route, suffix, note && { onAnswer: note(lease) });
     };
@@ -134,11 +140,12 @@ const noteTrace =
   };
 
 /** Artifacts of this job, or of one that it depends on with the very token that GitLab gave for that. */
-async function downloadArtifacts(c: Call, services: ProxyServices): Promise<Response> {
+async function downloadArtifacts(c: Call, services: Services): Promise<Response> {
   const lease = leaseOf(c, services);
   if (lease === undefined) return answers.forbidden();
   const id = jobIdOf(c);
-  const token = jobTokenOf(placesOf(c), lease.vmToken);
+  const places = placesOf(c, 'artifacts-download');
+  const token = places && jobTokenOf(places, lease.vmToken);
   const { facts } = lease;
   const allowed =
     token !== undefined &&
@@ -150,9 +157,9 @@ async function downloadArtifacts(c: Call, services: ProxyServices): Promise<Resp
 /** Passes a checked call on and says what became of it. */
 async function pass(
   c: Call,
-  services: ProxyServices,
+  services: Services,
   lease: Lease,
-  route: string,
+  route: ForwardedRoute,
   suffix: string,
   options: Pick<Forward, 'body' | 'onAnswer'> = {},
   token: string = lease.facts.token,
@@ -167,8 +174,9 @@ async function pass(
     outgoing,
     upstream: services.upstream,
     method: c.req.method,
-    path: `/api/v4/jobs/${jobIdOf(c)}${suffix}${new URL(c.req.url).search}`,
-    headers: headersUp(incoming.headers, token),
+    path: `/api/v4/jobs/${jobIdOf(c)}${suffix}${readQuery(route, searchOf(c))?.search ?? ''}`,
+    headers: headersUp(route, incoming.headers, token),
+    route,
     answerTimeoutMs: services.timings.forwardTimeoutMs,
     ...options,
     onAnswer: async (answer) => {
@@ -196,26 +204,35 @@ async function pass(
   }
 }
 
-function leaseOf(c: Call, services: ProxyServices): Lease | undefined {
+function leaseOf(c: Call, services: Services): Lease | undefined {
   return services.leases.byVmToken(c.req.param('token') ?? '');
 }
 
 /** The token's lease, where the path names its own job. */
-function findLease(c: Call, services: ProxyServices): Lease | undefined {
+function findLease(c: Call, services: Services): Lease | undefined {
   const lease = leaseOf(c, services);
   return lease?.facts.id === jobIdOf(c) ? lease : undefined;
 }
 
-function maySpeak(c: Call, lease: Lease, bodyToken?: unknown): boolean {
-  const token = jobTokenOf({ ...placesOf(c), bodyToken }, lease.vmToken);
+function maySpeak(c: Call, lease: Lease, route: RouteName, bodyToken?: unknown): boolean {
+  const places = placesOf(c, route, bodyToken);
+  const token = places && jobTokenOf(places, lease.vmToken);
   return token !== undefined && sameToken(token, lease.facts.token);
 }
 
-function placesOf(c: Call): {
-  headers: HttpBindings['incoming']['headers'];
-  query: URLSearchParams;
-} {
-  return { headers: c.env.incoming.headers, query: new URL(c.req.url).searchParams };
+/** Undefined where query or body are such as no runner sends there. */
+function placesOf(c: Call, route: RouteName, bodyToken?: unknown): TokenPlaces | undefined {
+  const { headers } = c.env.incoming;
+  const query = readQuery(route, searchOf(c));
+  if (query === undefined || !takesBody(route, headers)) return undefined;
+  return { headers, queryToken: query.token, bodyToken };
+}
+
+/** As it came. */
+function searchOf(c: Call): string {
+  const url = c.env.incoming.url ?? '';
+  const at = url.indexOf('?');
+  return at === -1 ? '' : url.slice(at);
 }
 
 function jobIdOf(c: Call): number {
@@ -224,14 +241,6 @@ function jobIdOf(c: Call): number {
 
 function readJobStatus(value: string | string[] | undefined): JobStatus | undefined {
   return JOB_STATUS.find((status) => status === value);
-}
-
-function parseJson(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString('utf8'));
-  } catch {
-    return undefined;
-  }
 }
 
 function readKey(value: unknown, key: string): unknown {

@@ -2,18 +2,32 @@
 
 import type { IncomingMessage } from 'node:http';
 
-/** The bytes, or `too-large` where there are more than `limit`; the rest is then left unread. */
+export interface BodyLimits {
+  readonly jsonBytes: number;
+  readonly jsonMs: number;
+}
+
+/**
+ * The bytes, or `too-large` where there are more, told at once, the rest left unread. Rejects where the
+ * guest goes away; its connection is closed where they do not come in time.
+ */
 export async function readBody(
-  incoming: Pick<IncomingMessage, 'headers'> & AsyncIterable<Buffer>,
-  limit: number,
+  incoming: IncomingMessage,
+  limits: BodyLimits,
 ): Promise<Buffer | 'too-large'> {
-  if (Number(incoming.headers['content-length'] ?? 0) > limit) return 'too-large';
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of incoming) {
-    size += chunk.length;
-    if (size > limit) return 'too-large';
-    chunks.push(chunk);
+  if (Number(incoming.headers['content-length'] ?? 0) > limits.jsonBytes) return 'too-large';
+  const limit = setTimeout(() => incoming.destroy(), limits.jsonMs);
+  try {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    // Left alone, the loop's end would take the connection with it, and the answer.
+    for await (const chunk of incoming.iterator({ destroyOnReturn: false })) {
+      size += chunk.length;
+      if (size > limits.jsonBytes) return 'too-large';
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks);
+  } finally {
+    clearTimeout(limit);
   }
-  return Buffer.concat(chunks);
 }

@@ -9,12 +9,13 @@ import type {
 } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import type { Upstream } from '../upstream/index.ts';
-import { headersDown } from './headers.ts';
+import { type ForwardedRoute, headersDown } from './headers.ts';
 
 export interface Forward {
   readonly incoming: IncomingMessage;
   readonly outgoing: ServerResponse;
   readonly upstream: Upstream;
+  readonly route: ForwardedRoute;
   readonly method: string;
   /** Path and query below GitLab's address, made of checked parts. */
   readonly path: string;
@@ -64,7 +65,7 @@ export async function forward(call: Forward): Promise<Forwarded> {
     await call.onAnswer?.(answer);
     const early = call.body === undefined && !incoming.complete;
     outgoing.writeHead(answer.statusCode ?? 502, {
-      ...headersDown(answer.headers),
+      ...headersDown(call.route, answer.headers),
       ...(early ? { connection: 'close' } : {}),
     });
     answer.on('data', (chunk: Buffer) => {

@@ -1,57 +1,117 @@
-/** Which headers pass, in each direction: allowlists, since the protocol is known. */
+/** Which headers pass, per route and direction: allowlists, since the protocol is known. */
 
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
 
-/** From the guest to GitLab. No token but the job's, and that only after it was checked. */
-const UP = [
-  'accept',
-  'accept-encoding',
-  'content-encoding',
-  'content-length',
-  'content-type',
-  'if-none-match',
-  'user-agent',
-  HEADERS.contentRange,
-  HEADERS.range,
-  HEADERS.requestId,
-] as const;
+export type RouteName =
+  | 'jobs-request'
+  | 'runners-verify'
+  | 'update'
+  | 'trace'
+  | 'artifacts-upload'
+  | 'artifacts-download'
+  | 'runtime-environment-key';
 
-/** From GitLab to the guest: what runners read, and what describes the body. */
+/** The routes that lead to GitLab. */
+export type ForwardedRoute = Exclude<RouteName, 'jobs-request' | 'runners-verify'>;
+
+interface Passing {
+  /** What its body is; GitLab would read fields, and tokens, out of a body of another type. */
+  readonly body: keyof typeof TYPES | 'none';
+  readonly up: readonly string[];
+  readonly down: readonly string[];
+}
+
+const TYPES = {
+  json: { expected: /^application\/json(?: *; *charset=utf-8)?$/i, assumed: 'application/json' },
+  text: { expected: /^text\/plain(?: *; *charset=[a-z0-9-]+)?$/i, assumed: 'text/plain' },
+  multipart: {
+    expected: /^multipart\/form-data *; *boundary=(?:[\w'()+,./:=?-]{1,200}|"[^"\\]{1,200}")$/i,
+    assumed: undefined,
+  },
+} as const;
+
+/** From the guest to GitLab. No token but the job's, and that only after it was checked. */
+const UP = ['accept', 'accept-encoding', 'user-agent', HEADERS.requestId];
+
+/** From GitLab to the guest. */
 const DOWN = [
-  'accept-ranges',
-  'cache-control',
-  'content-disposition',
   'content-encoding',
   'content-length',
-  HEADERS.contentRange,
   'content-type',
   'date',
-  'etag',
   HEADERS.jobStatus,
-  'last-modified',
-  'location',
-  HEADERS.range,
   'ratelimit-limit',
   'ratelimit-observed',
   'ratelimit-remaining',
   'ratelimit-reset',
   'ratelimit-resettime',
-  HEADERS.retryAfter,
-  'x-gitlab-last-update',
-  HEADERS.traceUpdateInterval,
   HEADERS.requestId,
+  HEADERS.retryAfter,
   'x-runtime',
-] as const;
+];
+
+const PASSING: Readonly<Record<ForwardedRoute, Passing>> = {
+  update: { body: 'json', up: ['content-length'], down: [HEADERS.traceUpdateInterval] },
+  trace: {
+    body: 'text',
+    up: ['content-length', HEADERS.contentRange],
+    down: [HEADERS.range, HEADERS.traceUpdateInterval],
+  },
+  'artifacts-upload': { body: 'multipart', up: ['content-length'], down: ['location'] },
+  'artifacts-download': {
+    body: 'none',
+    up: ['if-none-match', HEADERS.range],
+    down: [
+      'accept-ranges',
+      'cache-control',
+      'content-disposition',
+      HEADERS.contentRange,
+      'etag',
+      'last-modified',
+      'location',
+    ],
+  },
+  'runtime-environment-key': { body: 'none', up: [], down: [] },
+};
+
+/** Whether the body is what that route takes, as its headers tell it. */
+export function takesBody(route: RouteName, headers: IncomingHttpHeaders): boolean {
+  // Answered here, by what the body is.
+  if (route === 'jobs-request' || route === 'runners-verify') return true;
+  const { body } = PASSING[route];
+  if (body === 'none') return !hasBody(headers);
+  const type = headers['content-type'];
+  const { expected, assumed } = TYPES[body];
+  return type === undefined ? assumed !== undefined : expected.test(type);
+}
+
+export function hasBody(headers: IncomingHttpHeaders): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
 
 /** What GitLab is sent. `content-length` and chunking stay as they came. */
-export function headersUp(incoming: IncomingHttpHeaders, jobToken: string): OutgoingHttpHeaders {
-  return { ...pick(incoming, UP), [HEADERS.jobToken]: jobToken };
+export function headersUp(
+  route: ForwardedRoute,
+  incoming: IncomingHttpHeaders,
+  jobToken: string,
+): OutgoingHttpHeaders {
+  const { body, up } = PASSING[route];
+  const type = body === 'none' ? undefined : (incoming['content-type'] ?? TYPES[body].assumed);
+  return {
+    ...pick(incoming, UP),
+    ...pick(incoming, up),
+    ...(type === undefined ? {} : { 'content-type': type }),
+    [HEADERS.jobToken]: jobToken,
+  };
 }
 
 /** What the guest is answered. */
-export function headersDown(incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
-  return pick(incoming, DOWN);
+export function headersDown(
+  route: ForwardedRoute,
+  incoming: IncomingHttpHeaders,
+): OutgoingHttpHeaders {
+  return { ...pick(incoming, DOWN), ...pick(incoming, PASSING[route].down) };
 }
 
 function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingHttpHeaders {

@@ -5,6 +5,7 @@ import type { Logger } from '../contract/index.ts';
 import type { Features } from '../gitlab/index.ts';
 import type { Leases } from '../leases/index.ts';
 import type { Upstream } from '../upstream/index.ts';
+import type { Limits } from './limits.ts';
 
 /** One call that went to GitLab, for log and metrics. Holds no token. */
 export interface ForwardedCall {
@@ -22,6 +23,8 @@ export interface ProxyServices {
   readonly leases: Pick<Leases, 'byVmToken' | 'learnFeatures'>;
   readonly upstream: Upstream;
   readonly timings: Timings;
+  /** In place of the defaults; for tests. */
+  readonly limits?: Partial<Limits> | undefined;
   readonly log: Logger;
   /** Monotonic milliseconds. */
   monotonic(): number;
