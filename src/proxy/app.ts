@@ -1,4 +1,4 @@
-/** The route table (design §6): everything is decided here before a byte goes to GitLab. */
+/** What each route does: everything is decided here before a byte goes to GitLab. */
 
 import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
@@ -9,6 +9,7 @@ import { answers } from './answers.ts';
 import { readBody } from './body.ts';
 import { type Forward, forward } from './forward.ts';
 import { headersUp } from './headers.ts';
+import { ROUTES, type Route, type RouteName, upstreamPath } from './routes.ts';
 import type { ProxyServices } from './services.ts';
 import { jobTokenOf } from './tokens.ts';
 
@@ -20,24 +21,27 @@ const MAX_JSON_BYTES = 256 * 1024;
 
 /** A VM token in the path: what `createVmToken` makes, and nothing that needs decoding. */
 const TOKEN = ':token{[A-Za-z0-9_-]{1,128}}';
-const JOB_ID = ':id{[1-9][0-9]{0,14}}';
+
+type Handler = (c: Call, services: ProxyServices, route: Route) => Promise<Response>;
+
+const HANDLERS: Readonly<Record<RouteName, Handler>> = {
+  'jobs-request': requestJob,
+  'runners-verify': verify,
+  update: updateJob,
+  trace: (c, services, route) => streamOwn(c, services, route, noteTrace),
+  'artifacts-upload': streamOwn,
+  'artifacts-download': downloadArtifacts,
+  'runtime-environment-key': streamOwn,
+};
 
 /** The app behind the guests' listener. */
 export function createProxyApp(services: ProxyServices): Hono<Env> {
   const app = new Hono<Env>();
-  const api = `/${TOKEN}/api/v4`;
-  const own = ownJob(services);
-
-  app.post(`${api}/jobs/request`, (c) => requestJob(c, services));
-  app.post(`${api}/runners/verify`, (c) => verify(c, services));
-  app.put(`${api}/jobs/${JOB_ID}`, (c) => updateJob(c, services));
-  app.patch(`${api}/jobs/${JOB_ID}/trace`, own('trace', '/trace', noteTrace));
-  app.post(`${api}/jobs/${JOB_ID}/artifacts`, own('artifacts-upload', '/artifacts'));
-  app.get(`${api}/jobs/${JOB_ID}/artifacts`, (c) => downloadArtifacts(c, services));
-  app.get(
-    `${api}/jobs/${JOB_ID}/runtime_environment_key`,
-    own('runtime-environment-key', '/runtime_environment_key'),
-  );
+  for (const route of ROUTES) {
+    app.on(route.method, `/${TOKEN}/api/v4${route.path}`, (c) =>
+      HANDLERS[route.name](c, services, route),
+    );
+  }
 
   app.notFound((c) => {
     const token = /^\/([^/]+)/.exec(c.req.path)?.[1] ?? '';
@@ -87,7 +91,7 @@ async function verify(c: Call, services: ProxyServices): Promise<Response> {
 }
 
 /** `PUT jobs/:id`: the body names the token and the state, so it is read; GitLab gets its very bytes. */
-async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
+async function updateJob(c: Call, services: ProxyServices, route: Route): Promise<Response> {
   const lease = findLease(c, services);
   if (lease === undefined) return answers.forbidden();
   const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
@@ -97,7 +101,7 @@ async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
   if (!maySpeak(c, lease, readKey(json, 'token'))) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
   const state = readKey(json, 'state');
-  return pass(c, services, lease, 'update', '', {
+  return pass(c, services, lease, route, {
     body,
     onAnswer: async (answer) => {
       const final = state === 'success' || state === 'failed' ? state : undefined;
@@ -116,14 +120,16 @@ async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
 type OnAnswer = NonNullable<Forward['onAnswer']>;
 
 /** A route for the lease's own job, whose body is streamed. */
-function ownJob(services: ProxyServices) {
-  return (route: string, suffix: string, note?: (lease: Lease) => OnAnswer) =>
-    async (c: Call): Promise<Response> => {
-      const lease = findLease(c, services);
-      if (lease === undefined || !maySpeak(c, lease)) return answers.forbidden();
-      if (!(await lease.speak())) return answers.forbidden();
-      return pass(c, services, lease, route, suffix, note && { onAnswer: note(lease) });
-    };
+async function streamOwn(
+  c: Call,
+  services: ProxyServices,
+  route: Route,
+  note?: (lease: Lease) => OnAnswer,
+): Promise<Response> {
+  const lease = findLease(c, services);
+  if (lease === undefined || !maySpeak(c, lease)) return answers.forbidden();
+  if (!(await lease.speak())) return answers.forbidden();
+  return pass(c, services, lease, route, note && { onAnswer: note(lease) });
 }
 
 const noteTrace =
@@ -134,7 +140,11 @@ const noteTrace =
   };
 
 /** Artifacts of this job, or of one that it depends on with the very token that GitLab gave for that. */
-async function downloadArtifacts(c: Call, services: ProxyServices): Promise<Response> {
+async function downloadArtifacts(
+  c: Call,
+  services: ProxyServices,
+  route: Route,
+): Promise<Response> {
   const lease = leaseOf(c, services);
   if (lease === undefined) return answers.forbidden();
   const id = jobIdOf(c);
@@ -144,7 +154,7 @@ async function downloadArtifacts(c: Call, services: ProxyServices): Promise<Resp
     token !== undefined &&
     [facts, ...facts.dependencies].some((job) => job.id === id && sameToken(job.token, token));
   if (!allowed || !(await lease.speak())) return answers.forbidden();
-  return pass(c, services, lease, 'artifacts-download', '/artifacts', undefined, token);
+  return pass(c, services, lease, route, undefined, token);
 }
 
 /** Passes a checked call on and says what became of it. */
@@ -152,8 +162,7 @@ async function pass(
   c: Call,
   services: ProxyServices,
   lease: Lease,
-  route: string,
-  suffix: string,
+  route: Route,
   options: Pick<Forward, 'body' | 'onAnswer'> = {},
   token: string = lease.facts.token,
 ): Promise<Response> {
@@ -167,7 +176,7 @@ async function pass(
     outgoing,
     upstream: services.upstream,
     method: c.req.method,
-    path: `/api/v4/jobs/${jobIdOf(c)}${suffix}${new URL(c.req.url).search}`,
+    path: upstreamPath(route, jobIdOf(c)) + new URL(c.req.url).search,
     headers: headersUp(incoming.headers, token),
     answerTimeoutMs: services.timings.forwardTimeoutMs,
     ...options,
@@ -177,7 +186,11 @@ async function pass(
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
   });
-  const call = { route, jobId: lease.facts.id, durationMs: services.monotonic() - startedAt };
+  const call = {
+    route: route.name,
+    jobId: lease.facts.id,
+    durationMs: services.monotonic() - startedAt,
+  };
   switch (result.kind) {
     case 'answered':
       services.forwarded({ ...call, ...result });
@@ -186,7 +199,7 @@ async function pass(
       services.forwarded({ ...call, status: 0, bytesUp: 0, bytesDown: 0, requestId: undefined });
       return RESPONSE_ALREADY_SENT;
     case 'failed':
-      services.log.warn(`${route} of job ${lease.facts.id} did not get through to GitLab`, {
+      services.log.warn(`${route.name} of job ${lease.facts.id} did not get through to GitLab`, {
         reason: services.describeFailure(result.error),
       });
       services.forwarded({ ...call, status: 502, bytesUp: 0, bytesDown: 0, requestId: undefined });
