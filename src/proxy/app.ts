@@ -1,4 +1,4 @@
-/** The route table (design §6): everything is decided here before a byte goes to GitLab. */
+/** What each route does: everything is decided here before a byte goes to GitLab. */
 
 import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
@@ -8,10 +8,11 @@ import { type Lease, sameToken } from '../leases/index.ts';
 import { answers } from './answers.ts';
 import { readBody } from './body.ts';
 import { type Forward, forward } from './forward.ts';
-import { type ForwardedRoute, headersUp, type RouteName, takesBody } from './headers.ts';
+import { headersUp, takesBody } from './headers.ts';
 import { parseStrictObject } from './json.ts';
 import type { Limits } from './limits.ts';
 import { readQuery } from './query.ts';
+import { ROUTES, type Route, type RouteName, upstreamPath } from './routes.ts';
 import type { ProxyServices } from './services.ts';
 import { jobTokenOf, namesOnly, type TokenPlaces } from './tokens.ts';
 
@@ -21,25 +22,28 @@ type Services = ProxyServices & { readonly limits: Limits };
 
 /** A VM token in the path: what `createVmToken` makes, and nothing that needs decoding. */
 const TOKEN = ':token{[A-Za-z0-9_-]{1,128}}';
-const JOB_ID = ':id{[1-9][0-9]{0,14}}';
+
+type Handler = (c: Call, services: Services, route: Route) => Promise<Response>;
+
+const HANDLERS: Readonly<Record<RouteName, Handler>> = {
+  'jobs-request': requestJob,
+  'runners-verify': verify,
+  update: updateJob,
+  trace: (c, services, route) => streamOwn(c, services, route, noteTrace),
+  'artifacts-upload': streamOwn,
+  'artifacts-download': downloadArtifacts,
+  'runtime-environment-key': streamOwn,
+};
 
 /** The app behind the guests' listener. */
 export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> {
   const services = { ...proxy, limits };
   const app = new Hono<Env>();
-  const api = `/${TOKEN}/api/v4`;
-  const own = ownJob(services);
-
-  app.post(`${api}/jobs/request`, (c) => requestJob(c, services));
-  app.post(`${api}/runners/verify`, (c) => verify(c, services));
-  app.put(`${api}/jobs/${JOB_ID}`, (c) => updateJob(c, services));
-  app.patch(`${api}/jobs/${JOB_ID}/trace`, own('trace', '/trace', noteTrace));
-  app.post(`${api}/jobs/${JOB_ID}/artifacts`, own('artifacts-upload', '/artifacts'));
-  app.get(`${api}/jobs/${JOB_ID}/artifacts`, (c) => downloadArtifacts(c, services));
-  app.get(
-    `${api}/jobs/${JOB_ID}/runtime_environment_key`,
-    own('runtime-environment-key', '/runtime_environment_key'),
-  );
+  for (const route of ROUTES) {
+    app.on(route.method, `/${TOKEN}/api/v4${route.path}`, (c) =>
+      HANDLERS[route.name](c, services, route),
+    );
+  }
 
   app.notFound((c) => {
     const token = /^\/([^/]+)/.exec(c.req.path)?.[1] ?? '';
@@ -57,7 +61,7 @@ export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> 
 /** The guest's runner asks for its job. Anybody else learns that there is none, and never a 403. */
 async function requestJob(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
-  const body = await readBody(c.env.incoming, services.limits);
+  const body = await readJson(c, services);
   const lease = services.leases.byVmToken(vmToken);
   if (lease === undefined) return answers.noJob();
   if (body === 'too-large') return answers.tooLarge();
@@ -82,7 +86,7 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
 async function verify(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
   if (services.leases.byVmToken(vmToken) === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, services.limits);
+  const body = await readJson(c, services);
   if (body === 'too-large') return answers.tooLarge();
   const bodyToken = parseStrictObject(body)?.['token'];
   const places = placesOf(c, 'runners-verify', bodyToken);
@@ -93,17 +97,17 @@ async function verify(c: Call, services: Services): Promise<Response> {
 }
 
 /** `PUT jobs/:id`: the body names the token and the state, so it is read; GitLab gets its very bytes. */
-async function updateJob(c: Call, services: Services): Promise<Response> {
+async function updateJob(c: Call, services: Services, route: Route): Promise<Response> {
   const lease = findLease(c, services);
   if (lease === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, services.limits);
+  const body = await readJson(c, services);
   if (body === 'too-large') return answers.tooLarge();
   const json = parseStrictObject(body);
   if (json === undefined) return answers.badRequest();
-  if (!maySpeak(c, lease, 'update', json['token'])) return answers.forbidden();
+  if (!maySpeak(c, lease, route.name, json['token'])) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
   const { state } = json;
-  return pass(c, services, lease, 'update', '', {
+  return pass(c, services, lease, route, {
     body,
     onAnswer: async (answer) => {
       const final = state === 'success' || state === 'failed' ? state : undefined;
@@ -122,14 +126,16 @@ async function updateJob(c: Call, services: Services): Promise<Response> {
 type OnAnswer = NonNullable<Forward['onAnswer']>;
 
 /** A route for the lease's own job, whose body is streamed. */
-function ownJob(services: Services) {
-  return (route: ForwardedRoute, suffix: string, note?: (lease: Lease) => OnAnswer) =>
-    async (c: Call): Promise<Response> => {
-      const lease = findLease(c, services);
-      if (lease === undefined || !maySpeak(c, lease, route)) return answers.forbidden();
-      if (!(await lease.speak())) return answers.forbidden();
-      return pass(c, services, lease, route, suffix, note && { onAnswer: note(lease) });
-    };
+async function streamOwn(
+  c: Call,
+  services: Services,
+  route: Route,
+  note?: (lease: Lease) => OnAnswer,
+): Promise<Response> {
+  const lease = findLease(c, services);
+  if (lease === undefined || !maySpeak(c, lease, route.name)) return answers.forbidden();
+  if (!(await lease.speak())) return answers.forbidden();
+  return pass(c, services, lease, route, note && { onAnswer: note(lease) });
 }
 
 const noteTrace =
@@ -140,18 +146,18 @@ const noteTrace =
   };
 
 /** Artifacts of this job, or of one that it depends on with the very token that GitLab gave for that. */
-async function downloadArtifacts(c: Call, services: Services): Promise<Response> {
+async function downloadArtifacts(c: Call, services: Services, route: Route): Promise<Response> {
   const lease = leaseOf(c, services);
   if (lease === undefined) return answers.forbidden();
   const id = jobIdOf(c);
-  const places = placesOf(c, 'artifacts-download');
+  const places = placesOf(c, route.name);
   const token = places && jobTokenOf(places, lease.vmToken);
   const { facts } = lease;
   const allowed =
     token !== undefined &&
     [facts, ...facts.dependencies].some((job) => job.id === id && sameToken(job.token, token));
   if (!allowed || !(await lease.speak())) return answers.forbidden();
-  return pass(c, services, lease, 'artifacts-download', '/artifacts', undefined, token);
+  return pass(c, services, lease, route, undefined, token);
 }
 
 /** Passes a checked call on and says what became of it. */
@@ -159,8 +165,7 @@ async function pass(
   c: Call,
   services: Services,
   lease: Lease,
-  route: ForwardedRoute,
-  suffix: string,
+  route: Route,
   options: Pick<Forward, 'body' | 'onAnswer'> = {},
   token: string = lease.facts.token,
 ): Promise<Response> {
@@ -174,9 +179,9 @@ async function pass(
     outgoing,
     upstream: services.upstream,
     method: c.req.method,
-    path: `/api/v4/jobs/${jobIdOf(c)}${suffix}${readQuery(route, searchOf(c))?.search ?? ''}`,
-    headers: headersUp(route, incoming.headers, token),
-    route,
+    path: upstreamPath(route, jobIdOf(c)) + (readQuery(route.name, searchOf(c))?.search ?? ''),
+    headers: headersUp(route.name, incoming.headers, token),
+    route: route.name,
     answerTimeoutMs: services.timings.forwardTimeoutMs,
     ...options,
     onAnswer: async (answer) => {
@@ -185,7 +190,11 @@ async function pass(
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
   });
-  const call = { route, jobId: lease.facts.id, durationMs: services.monotonic() - startedAt };
+  const call = {
+    route: route.name,
+    jobId: lease.facts.id,
+    durationMs: services.monotonic() - startedAt,
+  };
   switch (result.kind) {
     case 'answered':
       services.forwarded({ ...call, ...result });
@@ -194,7 +203,7 @@ async function pass(
       services.forwarded({ ...call, status: 0, bytesUp: 0, bytesDown: 0, requestId: undefined });
       return RESPONSE_ALREADY_SENT;
     case 'failed':
-      services.log.warn(`${route} of job ${lease.facts.id} did not get through to GitLab`, {
+      services.log.warn(`${route.name} of job ${lease.facts.id} did not get through to GitLab`, {
         reason: services.describeFailure(result.error),
       });
       services.forwarded({ ...call, status: 502, bytesUp: 0, bytesDown: 0, requestId: undefined });
@@ -206,6 +215,10 @@ async function pass(
 
 function leaseOf(c: Call, services: Services): Lease | undefined {
   return services.leases.byVmToken(c.req.param('token') ?? '');
+}
+
+function readJson(c: Call, { limits }: Services): Promise<Buffer | 'too-large'> {
+  return readBody(c.env.incoming, limits.jsonBytes, limits.jsonMs);
 }
 
 /** The token's lease, where the path names its own job. */

@@ -2,14 +2,14 @@
 
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
 import type { Leases } from '../leases/index.ts';
-import type { Connections } from './connections.ts';
+import type { Guests } from './guests.ts';
 import { readHead } from './head.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
 import { type RefusedStatus, refusals } from './refusals.ts';
 
 export interface Admission {
-  readonly connections: Connections;
+  readonly guests: Guests;
   readonly limits: Limits;
   readonly leases: Pick<Leases, 'byVmToken'>;
 }
@@ -20,7 +20,7 @@ const ASK = /^\/[^/?]*\/api\/v4\/jobs\/request(?:\?|$)/;
 /** Hears the server's requests in the listener's place, and passes on those that may come in. */
 export function createDoor(server: Server, listener: RequestListener, door: Admission): Server {
   const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): boolean => {
-    const connection = door.connections.of(incoming.socket);
+    const connection = door.guests.of(incoming.socket);
     if (connection === undefined || !connection.begin(incoming, outgoing)) return false;
     const refuse = (status: RefusedStatus): false => {
       connection.refuse(refusals[status]);
@@ -32,7 +32,7 @@ export function createDoor(server: Server, listener: RequestListener, door: Admi
       // Never 403 on jobs/request: it puts the official runner to sleep for five minutes.
       return refuse(incoming.method === 'POST' && ASK.test(incoming.url ?? '') ? 204 : 403);
     }
-    const taken = door.connections.take(connection, head.vmToken);
+    const taken = door.guests.take(connection, head.vmToken);
     if (taken === 'too-many-connections') return refuse(429);
     if (taken === 'too-fast') {
       delay(incoming, outgoing, door.limits, () => refuse(429));
@@ -49,7 +49,7 @@ export function createDoor(server: Server, listener: RequestListener, door: Admi
     listener(incoming, outgoing);
   });
   server.on('checkExpectation', (incoming, outgoing) => {
-    const connection = door.connections.of(incoming.socket);
+    const connection = door.guests.of(incoming.socket);
     if (connection?.begin(incoming, outgoing)) connection.refuse(refusals[417]);
   });
   return server;

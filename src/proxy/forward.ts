@@ -9,13 +9,14 @@ import type {
 } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import type { Upstream } from '../upstream/index.ts';
-import { type ForwardedRoute, headersDown } from './headers.ts';
+import { headersDown } from './headers.ts';
+import type { RouteName } from './routes.ts';
 
 export interface Forward {
   readonly incoming: IncomingMessage;
   readonly outgoing: ServerResponse;
   readonly upstream: Upstream;
-  readonly route: ForwardedRoute;
+  readonly route: RouteName;
   readonly method: string;
   /** Path and query below GitLab's address, made of checked parts. */
   readonly path: string;

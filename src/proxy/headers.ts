@@ -2,22 +2,11 @@
 
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
-
-export type RouteName =
-  | 'jobs-request'
-  | 'runners-verify'
-  | 'update'
-  | 'trace'
-  | 'artifacts-upload'
-  | 'artifacts-download'
-  | 'runtime-environment-key';
-
-/** The routes that lead to GitLab. */
-export type ForwardedRoute = Exclude<RouteName, 'jobs-request' | 'runners-verify'>;
+import type { RouteName } from './routes.ts';
 
 interface Passing {
   /** What its body is; GitLab would read fields, and tokens, out of a body of another type. */
-  readonly body: keyof typeof TYPES | 'none';
+  readonly body: keyof typeof TYPES | 'none' | 'any';
   readonly up: readonly string[];
   readonly down: readonly string[];
 }
@@ -51,7 +40,11 @@ const DOWN = [
   'x-runtime',
 ];
 
-const PASSING: Readonly<Record<ForwardedRoute, Passing>> = {
+const ANSWERED_HERE: Passing = { body: 'any', up: [], down: [] };
+
+const PASSING: Readonly<Record<RouteName, Passing>> = {
+  'jobs-request': ANSWERED_HERE,
+  'runners-verify': ANSWERED_HERE,
   update: { body: 'json', up: ['content-length'], down: [HEADERS.traceUpdateInterval] },
   trace: {
     body: 'text',
@@ -77,9 +70,8 @@ const PASSING: Readonly<Record<ForwardedRoute, Passing>> = {
 
 /** Whether the body is what that route takes, as its headers tell it. */
 export function takesBody(route: RouteName, headers: IncomingHttpHeaders): boolean {
-  // Answered here, by what the body is.
-  if (route === 'jobs-request' || route === 'runners-verify') return true;
   const { body } = PASSING[route];
+  if (body === 'any') return true;
   if (body === 'none') return !hasBody(headers);
   const type = headers['content-type'];
   const { expected, assumed } = TYPES[body];
@@ -92,12 +84,15 @@ export function hasBody(headers: IncomingHttpHeaders): boolean {
 
 /** What GitLab is sent. `content-length` and chunking stay as they came. */
 export function headersUp(
-  route: ForwardedRoute,
+  route: RouteName,
   incoming: IncomingHttpHeaders,
   jobToken: string,
 ): OutgoingHttpHeaders {
   const { body, up } = PASSING[route];
-  const type = body === 'none' ? undefined : (incoming['content-type'] ?? TYPES[body].assumed);
+  const type =
+    body === 'none' || body === 'any'
+      ? undefined
+      : (incoming['content-type'] ?? TYPES[body].assumed);
   return {
     ...pick(incoming, UP),
     ...pick(incoming, up),
@@ -107,10 +102,7 @@ export function headersUp(
 }
 
 /** What the guest is answered. */
-export function headersDown(
-  route: ForwardedRoute,
-  incoming: IncomingHttpHeaders,
-): OutgoingHttpHeaders {
+export function headersDown(route: RouteName, incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
   return { ...pick(incoming, DOWN), ...pick(incoming, PASSING[route].down) };
 }
 

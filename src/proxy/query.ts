@@ -1,6 +1,6 @@
 /** The query of a call: what is GitLab's to know passes as it came, a token is found, the rest stays here. */
 
-import type { RouteName } from './headers.ts';
+import type { RouteName } from './routes.ts';
 
 export interface ReadQuery {
   /** With its question mark where there was one; never a token. */

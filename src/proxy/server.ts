@@ -4,8 +4,8 @@ import http, { type RequestListener, type Server } from 'node:http';
 import { createAdaptorServer } from '@hono/node-server';
 import type { ListenTarget } from '../contract/index.ts';
 import { createProxyApp } from './app.ts';
-import { Connections } from './connections.ts';
 import { type Admission, createDoor } from './door.ts';
+import { Guests } from './guests.ts';
 import { DEFAULT_LIMITS, effectiveLimits } from './limits.ts';
 import type { ProxyServices } from './services.ts';
 
@@ -18,8 +18,8 @@ export interface ProxyServer {
 
 export function createProxyServer(services: ProxyServices): ProxyServer {
   const limits = effectiveLimits({ ...DEFAULT_LIMITS, ...services.limits });
-  const connections = new Connections(limits, () => services.monotonic());
-  const door: Admission = { connections, limits, leases: services.leases };
+  const guests = new Guests(limits, () => services.monotonic());
+  const door: Admission = { guests, limits, leases: services.leases };
   const server = createAdaptorServer({
     fetch: createProxyApp(services, limits).fetch,
     // We are a guest in the host's process: its Request and Response stay its own.
@@ -27,7 +27,7 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
     createServer: (options: http.ServerOptions, listener: RequestListener) =>
       createDoor(http.createServer(options), listener, door),
     serverOptions: {
-      // Bodies may take as long as they move: see `Connections.sweep`.
+      // Bodies may take as long as they move: see `Guests.sweep`.
       requestTimeout: 0,
       headersTimeout: limits.headersMs,
       connectionsCheckingInterval: limits.checkEveryMs,
@@ -45,9 +45,9 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       listening = target;
       // The host listens, not this server; Node starts its connection list and its time-outs by this.
       server.emit('listening');
-      sweeping = setInterval(() => connections.sweep(), limits.checkEveryMs).unref();
+      sweeping = setInterval(() => guests.sweep(), limits.checkEveryMs).unref();
       target.accept((socket) => {
-        connections.admit(socket);
+        guests.admit(socket);
         if (socket.destroyed) return;
         server.emit('connection', socket);
         socket.resume();

@@ -17,12 +17,12 @@ interface Call {
   readonly outgoing: ServerResponse;
 }
 
-export class Connections {
+export class Guests {
   readonly #limits: Limits;
   readonly #monotonic: () => number;
-  readonly #all = new Map<Socket, Connection>();
+  readonly #all = new Map<Socket, GuestConnection>();
   /** The oldest first. */
-  readonly #unknown = new Set<Connection>();
+  readonly #unknown = new Set<GuestConnection>();
   readonly #usages = new Map<string, Usage>();
 
   constructor(limits: Limits, monotonic: () => number) {
@@ -32,7 +32,7 @@ export class Connections {
 
   /** A new one. Where there are too many, the oldest that has named no machine makes room for it. */
   admit(socket: Socket): void {
-    const connection = new Connection(socket, this.#limits);
+    const connection = new GuestConnection(socket, this.#limits);
     this.#all.set(socket, connection);
     this.#unknown.add(connection);
     socket.once('close', () => this.#forget(connection));
@@ -46,12 +46,12 @@ export class Connections {
     }
   }
 
-  of(socket: Socket): Connection | undefined {
+  of(socket: Socket): GuestConnection | undefined {
     return this.#all.get(socket);
   }
 
   /** A call with the token of a live machine has come: whether that machine may make one more. */
-  take(connection: Connection, vmToken: string): 'ok' | 'too-many-connections' | 'too-fast' {
+  take(connection: GuestConnection, vmToken: string): 'ok' | 'too-many-connections' | 'too-fast' {
     const now = this.#monotonic();
     const usage = this.#usages.get(vmToken) ?? this.#newUsage(vmToken, now);
     if (connection.vmToken !== vmToken) {
@@ -79,19 +79,19 @@ export class Connections {
     return usage;
   }
 
-  #disown(connection: Connection): void {
+  #disown(connection: GuestConnection): void {
     this.#unknown.delete(connection);
     const usage = connection.vmToken === null ? undefined : this.#usages.get(connection.vmToken);
     if (usage !== undefined) usage.connections -= 1;
     connection.vmToken = null;
   }
 
-  #forget(connection: Connection): void {
+  #forget(connection: GuestConnection): void {
     if (this.#all.delete(connection.socket)) this.#disown(connection);
   }
 }
 
-export class Connection {
+export class GuestConnection {
   readonly socket: Socket;
   /** Of the machine whose token its last call named; null before. */
   vmToken: string | null = null;
