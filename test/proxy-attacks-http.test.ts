@@ -1,17 +1,14 @@
 /** HTTP as no runner sends it: each is refused, and nothing of it reaches GitLab. */
 
 import assert from 'node:assert/strict';
-import { suite, test } from 'node:test';
+import { suite, type TestContext, test } from 'node:test';
 import { exchange, head } from './support/raw.ts';
 import { startVictims, type Victims } from './support/victims.ts';
 
 /** What is sent, and the answer's status; null: cut off without one. */
 type Row = readonly [what: string, bytes: string, status: number | null];
 
-async function refuses(
-  t: Parameters<typeof startVictims>[0],
-  rows: (v: Victims) => readonly Row[],
-) {
+async function refuses(t: TestContext, rows: (v: Victims) => readonly Row[]) {
   const victims = await startVictims(t);
   for (const [what, bytes, status] of rows(victims)) {
     await t.test(`${what}: ${status ?? 'cut off'}`, async (t) => {

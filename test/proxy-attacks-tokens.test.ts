@@ -1,7 +1,7 @@
 /** Calls with tokens and ids that are not the machine's own: refused, and nothing of it reaches GitLab. */
 
 import assert from 'node:assert/strict';
-import { suite, test } from 'node:test';
+import { suite, type TestContext, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { GuestCall } from './support/guest.ts';
 import { exchange, head } from './support/raw.ts';
@@ -10,10 +10,7 @@ import { startVictims, type Victims } from './support/victims.ts';
 
 type Row = readonly [what: string, method: string, path: string, call: GuestCall, status: number];
 
-async function refuses(
-  t: Parameters<typeof startVictims>[0],
-  rows: (victims: Victims) => readonly Row[],
-): Promise<void> {
+async function refuses(t: TestContext, rows: (victims: Victims) => readonly Row[]): Promise<void> {
   const victims = await startVictims(t);
   for (const [what, method, path, call, status] of rows(victims)) {
     await t.test(`${what}: ${status}`, async () => {

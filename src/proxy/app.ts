@@ -51,7 +51,9 @@ export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> 
       ? answers.forbidden()
       : answers.notFound();
   });
-  app.onError((error) => {
+  app.onError((error, c) => {
+    // A guest that goes away in the middle of its call is no fault, and hears no answer.
+    if (c.env.incoming.destroyed) return answers.badRequest();
     services.log.error('a guest call failed inside the proxy', { error });
     return answers.serverError();
   });

@@ -1,10 +1,9 @@
 /** A host with two running jobs and one that is over, for who attacks out of the first one's machine. */
 
 import assert from 'node:assert/strict';
-import type { TestContext } from 'node:test';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import type { Guest } from './guest.ts';
-import { type Rig, type RigOptions, startRig } from './rig.ts';
+import { type Cleanup, type Rig, type RigOptions, startRig } from './rig.ts';
 
 export interface Victims {
   readonly rig: Rig;
@@ -22,7 +21,7 @@ export interface Victims {
   assertUntouched(what: string): void;
 }
 
-export async function startVictims(t: TestContext, options: RigOptions = {}): Promise<Victims> {
+export async function startVictims(t: Cleanup, options: RigOptions = {}): Promise<Victims> {
   const rig = await startRig(t, options);
   const older = await rig.running();
   await older.guest.finish('success');
