@@ -49,11 +49,6 @@ export function headersUp(incoming: IncomingHttpHeaders, jobToken: string): Outg
   return { ...pick(incoming, UP), [HEADERS.jobToken]: jobToken };
 }
 
-/** What the guest is answered. */
-export function headersDown(incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
-  return pick(incoming, DOWN);
-}
-
 function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingHttpHeaders {
   const picked: OutgoingHttpHeaders = {};
   for (const name of names) {
@@ -61,4 +56,16 @@ function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingH
     if (value !== undefined) picked[name] = value;
   }
   return picked;
+}
+
+const DOWN_NAMES: ReadonlySet<string> = new Set(DOWN);
+
+/** What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. */
+export function rawHeadersDown(raw: readonly string[]): string[] {
+  const passed: string[] = [];
+  for (let at = 0; at + 1 < raw.length; at += 2) {
+    const name = raw[at] as string;
+    if (DOWN_NAMES.has(name.toLowerCase())) passed.push(name, raw[at + 1] as string);
+  }
+  return passed;
 }

@@ -41,6 +41,7 @@ export class GitlabHealth {
   #reason: string | null = null;
   #suspectedAt = 0;
   #provenAt = Number.NEGATIVE_INFINITY;
+  #outages = 0;
   #released = 0;
   #timer: Timer | null = null;
   #closed = false;
@@ -62,6 +63,11 @@ export class GitlabHealth {
   /** Nobody waits and nothing is suspected: a call need not {@link enter}. */
   get isOpen(): boolean {
     return this.#state === 'up' && this.#waiters.size === 0;
+  }
+
+  /** How many outages there have been, with the present one. */
+  get outages(): number {
+    return this.#outages;
   }
 
   /** How many calls wait at the gate. */
@@ -132,6 +138,7 @@ export class GitlabHealth {
     this.#reason = result.reason;
     if (this.#state === 'suspected') {
       this.#state = 'out';
+      this.#outages += 1;
       this.#outSince = this.#suspectedAt;
       this.#tell();
     }
