@@ -3,4 +3,5 @@
 export { createFileJournal, createMemoryJournal, type Journal } from './journal.ts';
 export type { Lease, LeaseServices } from './lease.ts';
 export { type ClaimedJob, Leases, type LeasesServices } from './leases.ts';
+export type { PendingFinal } from './state.ts';
 export { createVmToken, sameToken } from './vm-token.ts';

@@ -121,6 +121,12 @@ export class Lease {
     return state.name !== 'ended' && !(state.name === 'finishing' && state.machineGone);
   }
 
+  /** Whether its machine may speak: until that has ended. */
+  get isOpen(): boolean {
+    const state = this.#state;
+    return state.name !== 'ended' && !(state.name === 'finishing' && state.machineGone);
+  }
+
   /** Bytes of log that GitLab is known to hold. */
   get logBytes(): number {
     return this.#logBytes;
@@ -187,6 +193,20 @@ export class Lease {
     return this.apply({ type: 'final-pending', final });
   }
 
+  /**
+   * GitLab is out and has the whole log: the final update is ours to deliver, and the machine may go.
+   * True once it is on disk; false where it could not be written, and the machine has to wait.
+   */
+  async finalHeld(final: PendingFinal): Promise<boolean> {
+    await this.apply({ type: 'final-held', final });
+    return this.#state.name === 'finishing' && this.#state.owed?.kind === 'repeat';
+  }
+
+  /** Whether GitLab is known to hold a log of so many bytes. */
+  hasLog(bytes: unknown): boolean {
+    return typeof bytes === 'number' && this.#logBytes >= bytes;
+  }
+
   /** GitLab told that the job is over. */
   over(jobStatus: JobStatus | undefined): Promise<void> {
     const { outcome, reason } = explainOver(jobStatus);
@@ -239,7 +259,9 @@ export class Lease {
     if (next === null || this.#stopped.signal.aborted) return;
     this.#noteStage(before, next, event);
     if (next.name === 'claimed') await this.#renewIdentity();
-    await this.#put(next);
+    const isOnDisk = await this.#put(next);
+    // Its machine still has it: only what would survive us may be taken from there.
+    if (event.type === 'final-held' && !isOnDisk) return;
     await this.#services.checkpoint(`lease-${next.name}`);
     this.#state = next;
     this.#log.debug(`job ${this.facts.id}: ${before.name} -> ${next.name}`, { event: event.type });
@@ -248,15 +270,17 @@ export class Lease {
   }
 
   /** A journal that cannot be written must not stop a job that GitLab already runs. */
-  async #put(state: LeaseState): Promise<void> {
+  async #put(state: LeaseState): Promise<boolean> {
     try {
       if (state.name === 'ended') await this.#services.journal.remove(this.facts.id);
       else await this.#services.journal.put(this.#record(state));
+      return true;
     } catch (error) {
       this.#log.error(
         `the journal entry of job ${this.facts.id} could not be written: a crash now would lose the job`,
         { error },
       );
+      return false;
     }
   }
 
@@ -306,7 +330,7 @@ export class Lease {
     this.#machine?.report('done');
     if (this.#state.owed !== null) void this.#deliver();
     const { owed, reason } = this.#state;
-    const ranItself = before?.name === 'running' && owed === null;
+    const ranItself = before?.name === 'running' && owed?.kind !== 'own';
     // A runner that is told of the end winds up and powers off by itself; any other has nothing to do.
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }

@@ -74,6 +74,8 @@ export type LeaseEvent =
   | { readonly type: 'final-taken'; readonly outcome: JobOutcome }
   /** GitLab answered 202 to it. */
   | { readonly type: 'final-pending'; readonly final: PendingFinal }
+  /** GitLab is out, has the whole log, and the final update is ours to deliver. */
+  | { readonly type: 'final-held'; readonly final: PendingFinal }
   /** GitLab says that the job is over. */
   | { readonly type: 'over'; readonly outcome: JobOutcome; readonly reason: string }
   /** We end it. */
@@ -110,6 +112,10 @@ export function transition(state: LeaseState, event: LeaseEvent): LeaseState | n
       return state.name === 'running' ? { name: 'running', pending: event.final } : null;
     case 'final-taken':
       return state.name === 'running' ? finishing(event.outcome, null) : null;
+    case 'final-held':
+      return state.name === 'running'
+        ? finishing(event.final.outcome, null, { kind: 'repeat', final: event.final })
+        : null;
     case 'over':
       return isLive(state)
         ? finishing(event.outcome, event.reason, null, !hasMachine(state))

@@ -3,15 +3,22 @@
 import path from 'node:path';
 import { Backoff, Claimer } from '../claimer/index.ts';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
-import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
+import type {
+  ListenTarget,
+  Provider,
+  ProviderHealth,
+  ProviderHost,
+  ProviderStatus,
+  RunnerRow,
+} from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
 import { knownFeatures, readPayload } from '../gitlab/index.ts';
 import { createFileJournal, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
-import { createProxyServer, type ProxyLimits } from '../proxy/index.ts';
-import type { Fetch } from '../upstream/index.ts';
+import { createProxyServer, Held, type ProxyLimits } from '../proxy/index.ts';
+import type { Fetch, GitlabHealth } from '../upstream/index.ts';
 import { createBootSpec } from './boot-spec.ts';
 import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
 import { loadSystemId, newIdentity } from './identity.ts';
@@ -44,7 +51,24 @@ export function createProvider(
   const metrics = createProviderMetrics(host.metrics);
 
   // The way to GitLab, for our own calls and for the guests'.
-  const { upstream, client } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
+  const { upstream, client, health } = createGitlabAccess(
+    config,
+    clock,
+    host.proxyEnv,
+    seams.fetch,
+  );
+
+  health.onChange((since) => {
+    metrics.out(since);
+    if (since === null) {
+      log.info('GitLab answers again');
+      backoff.reset();
+      for (const claimer of claimers) claimer.wake();
+    } else {
+      log.warn('GitLab is out: calls of machines wait for it', { reason: health.reason });
+    }
+    host.changed();
+  });
 
   // Claimed jobs and their machines: here claimers and proxy meet.
   const leases = new Leases({
@@ -78,6 +102,7 @@ export function createProvider(
       for (const claimer of claimers) claimer.wake();
       host.changed();
     },
+    closed: (vmToken) => proxy.end(vmToken),
   });
 
   // What guests talk to.
@@ -87,6 +112,9 @@ export function createProvider(
     timings: config.timings,
     limits: seams.limits,
     log,
+    clock,
+    health,
+    held: new Held((count) => metrics.held(count)),
     monotonic: () => clock.monotonic(),
     knownFeatures,
     describeFailure: describeError,
@@ -193,28 +221,35 @@ export function createProvider(
         void leases.whenEmpty().then(() => empty.abort());
         await sleep(clock, config.timings.stopLimitMs, empty.signal);
       }
-      leases.leaveAll();
+      // First: a lease that was left would have its machine's calls refused.
       await proxy.close();
+      leases.leaveAll();
+      health.close();
       upstream.close();
     },
 
     status(): ProviderStatus {
       const runners = claimers.map((claimer) => claimer.row());
-      const unhealthy = runners.filter((runner) => runner.health === 'unhealthy');
       return {
-        health: {
-          status:
-            unhealthy.length === 0 ? 'ok' : unhealthy.length < runners.length ? 'degraded' : 'down',
-          message:
-            unhealthy.length === 0
-              ? null
-              : unhealthy
-                  .map((runner) => `${runner.name}: ${runner.notClaiming ?? runner.lastAnswer}`)
-                  .join('; '),
-        },
+        health: healthOf(runners, health),
         jobs: leases.all().map((lease) => lease.row()),
         runners,
       };
     },
+  };
+}
+
+function healthOf(runners: readonly RunnerRow[], gitlab: GitlabHealth): ProviderHealth {
+  if (gitlab.outSince !== null) {
+    const since = new Date(gitlab.outSince).toISOString();
+    return { status: 'down', message: `GitLab is out since ${since}: ${gitlab.reason}` };
+  }
+  const unhealthy = runners.filter((runner) => runner.health === 'unhealthy');
+  if (unhealthy.length === 0) return { status: 'ok', message: null };
+  return {
+    status: unhealthy.length < runners.length ? 'degraded' : 'down',
+    message: unhealthy
+      .map((runner) => `${runner.name}: ${runner.notClaiming ?? runner.lastAnswer}`)
+      .join('; '),
   };
 }

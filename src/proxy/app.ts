@@ -4,13 +4,13 @@ import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { type Context, Hono } from 'hono';
 import { HEADERS, isJobOver, JOB_STATUS, type JobStatus, parseRangeEnd } from '../gitlab/index.ts';
-import { type Lease, sameToken } from '../leases/index.ts';
+import { type Lease, type PendingFinal, sameToken } from '../leases/index.ts';
 import { answers } from './answers.ts';
 import { readBody } from './body.ts';
-import { type Forward, forward } from './forward.ts';
 import { headersUp, takesBody } from './headers.ts';
 import { parseStrictObject } from './json.ts';
 import type { Limits } from './limits.ts';
+import { type Answered, type CheckedCall, passOn } from './passage.ts';
 import { readQuery } from './query.ts';
 import { ROUTES, type Route, type RouteName, upstreamPath } from './routes.ts';
 import type { ProxyServices } from './services.ts';
@@ -29,7 +29,7 @@ const HANDLERS: Readonly<Record<RouteName, Handler>> = {
   'jobs-request': requestJob,
   'runners-verify': verify,
   update: updateJob,
-  trace: (c, services, route) => streamOwn(c, services, route, noteTrace),
+  trace: appendTrace,
   'artifacts-upload': streamOwn,
   'artifacts-download': downloadArtifacts,
   'runtime-environment-key': streamOwn,
@@ -109,43 +109,44 @@ async function updateJob(c: Call, services: Services, route: Route): Promise<Res
   if (!maySpeak(c, lease, route.name, json['token'])) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
   const { state } = json;
+  if (state !== 'success' && state !== 'failed') return pass(c, services, lease, route, { body });
+  const final: PendingFinal = { body, outcome: state };
+  const bytes = readKey(json['output'], 'bytesize');
   return pass(c, services, lease, route, {
     body,
-    onAnswer: async (answer) => {
-      const final = state === 'success' || state === 'failed' ? state : undefined;
-      if (final === undefined) return;
-      if (answer.statusCode === 200) {
+    final: { state, takeOver: async () => lease.hasLog(bytes) && (await lease.finalHeld(final)) },
+    async onAnswer({ statusCode, headers }) {
+      if (statusCode === 200) {
         // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
-        const canceling = /^cancel/.test(answer.headers[HEADERS.jobStatus]?.toString() ?? '');
-        await lease.finalTaken(canceling ? 'canceled' : final);
-      } else if (answer.statusCode === 202) {
-        await lease.finalPending({ body, outcome: final });
+        const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
+        await lease.finalTaken(canceling ? 'canceled' : state);
+      } else if (statusCode === 202) {
+        await lease.finalPending(final);
       }
     },
   });
 }
 
-type OnAnswer = NonNullable<Forward['onAnswer']>;
+/** Appends to the log of the lease's own job. */
+async function appendTrace(c: Call, services: Services, route: Route): Promise<Response> {
+  return streamOwn(c, services, route, async (lease, { headers }) => {
+    const size = parseRangeEnd(headers[HEADERS.range]?.toString());
+    if (size !== undefined) lease.noteLogBytes(size);
+  });
+}
 
 /** A route for the lease's own job, whose body is streamed. */
 async function streamOwn(
   c: Call,
   services: Services,
   route: Route,
-  note?: (lease: Lease) => OnAnswer,
+  note?: (lease: Lease, answer: Answered) => Promise<void>,
 ): Promise<Response> {
   const lease = findLease(c, services);
   if (lease === undefined || !maySpeak(c, lease, route.name)) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
-  return pass(c, services, lease, route, note && { onAnswer: note(lease) });
+  return pass(c, services, lease, route, note && { onAnswer: (answer) => note(lease, answer) });
 }
-
-const noteTrace =
-  (lease: Lease): OnAnswer =>
-  async (answer) => {
-    const size = parseRangeEnd(answer.headers[HEADERS.range]?.toString());
-    if (size !== undefined) lease.noteLogBytes(size);
-  };
 
 /** Artifacts of this job, or of one that it depends on with the very token that GitLab gave for that. */
 async function downloadArtifacts(c: Call, services: Services, route: Route): Promise<Response> {
@@ -162,57 +163,35 @@ async function downloadArtifacts(c: Call, services: Services, route: Route): Pro
   return pass(c, services, lease, route, undefined, token);
 }
 
-/** Passes a checked call on and says what became of it. */
+/** Passes a checked call on. */
 async function pass(
   c: Call,
   services: Services,
   lease: Lease,
   route: Route,
-  options: Pick<Forward, 'body' | 'onAnswer'> = {},
+  options: Partial<Pick<CheckedCall, 'body' | 'final' | 'onAnswer'>> = {},
   token: string = lease.facts.token,
 ): Promise<Response> {
   const { incoming, outgoing } = c.env as {
-    incoming: HttpBindings['incoming'];
-    outgoing: Forward['outgoing'];
+    incoming: CheckedCall['incoming'];
+    outgoing: CheckedCall['outgoing'];
   };
-  const startedAt = services.monotonic();
-  const result = await forward({
+  const call: CheckedCall = {
+    lease,
+    route,
     incoming,
     outgoing,
-    upstream: services.upstream,
-    method: c.req.method,
     path: upstreamPath(route, jobIdOf(c)) + (readQuery(route.name, searchOf(c))?.search ?? ''),
     headers: headersUp(route.name, incoming.headers, token),
-    route: route.name,
-    answerTimeoutMs: services.timings.forwardTimeoutMs,
     ...options,
-    onAnswer: async (answer) => {
-      const jobStatus = readJobStatus(answer.headers[HEADERS.jobStatus]);
+    async onAnswer(answer) {
       await options.onAnswer?.(answer);
+      const jobStatus = readJobStatus(answer.headers[HEADERS.jobStatus]);
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
-  });
-  const call = {
-    route: route.name,
-    jobId: lease.facts.id,
-    durationMs: services.monotonic() - startedAt,
   };
-  switch (result.kind) {
-    case 'answered':
-      services.forwarded({ ...call, ...result });
-      return RESPONSE_ALREADY_SENT;
-    case 'guest-gone':
-      services.forwarded({ ...call, status: 0, bytesUp: 0, bytesDown: 0, requestId: undefined });
-      return RESPONSE_ALREADY_SENT;
-    case 'failed':
-      services.log.warn(`${route.name} of job ${lease.facts.id} did not get through to GitLab`, {
-        reason: services.describeFailure(result.error),
-      });
-      services.forwarded({ ...call, status: 502, bytesUp: 0, bytesDown: 0, requestId: undefined });
-      return result.headersSent ? RESPONSE_ALREADY_SENT : answers.badGateway();
-    default:
-      return result satisfies never;
-  }
+  await passOn(call, services);
+  return RESPONSE_ALREADY_SENT;
 }
 
 function leaseOf(c: Call, services: Services): Lease | undefined {

@@ -63,6 +63,13 @@ export class Guests {
     return usage.calls.take(now) ? 'ok' : 'too-fast';
   }
 
+  /** Closes every connection of a machine. */
+  end(vmToken: string): void {
+    for (const { socket, vmToken: owner } of this.#all.values()) {
+      if (owner === vmToken) socket.destroy();
+    }
+  }
+
   /** To be called now and then: ends what does not move, forgets what is not used. */
   sweep(): void {
     const now = this.#monotonic();
@@ -162,7 +169,8 @@ export class GuestConnection {
     if (this.#call === null) return false;
     const { incoming, outgoing } = this.#call;
     // A held body has no reader, one that GitLab is slow to take is paused.
-    return (incoming.readableFlowing === true && !incoming.complete) || outgoing.writableNeedDrain;
+    const isRead = incoming.readableFlowing === true || incoming.listenerCount('readable') > 0;
+    return (isRead && !incoming.complete) || outgoing.writableNeedDrain;
   }
 
   #closeLingering(): void {

@@ -101,11 +101,6 @@ export function headersUp(
   };
 }
 
-/** What the guest is answered. */
-export function headersDown(route: RouteName, incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
-  return { ...pick(incoming, DOWN), ...pick(incoming, PASSING[route].down) };
-}
-
 function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingHttpHeaders {
   const picked: OutgoingHttpHeaders = {};
   for (const name of names) {
@@ -113,4 +108,21 @@ function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingH
     if (value !== undefined) picked[name] = value;
   }
   return picked;
+}
+
+const DOWN_NAMES = new Map<RouteName, ReadonlySet<string>>(
+  Object.entries(PASSING).map(([route, { down }]) => [
+    route as RouteName,
+    new Set([...DOWN, ...down]),
+  ]),
+);
+
+/** What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. */
+export function rawHeadersDown(route: RouteName, raw: readonly string[]): string[] {
+  const passed: string[] = [];
+  for (let at = 0; at + 1 < raw.length; at += 2) {
+    const name = raw[at] as string;
+    if (DOWN_NAMES.get(route)?.has(name.toLowerCase())) passed.push(name, raw[at + 1] as string);
+  }
+  return passed;
 }

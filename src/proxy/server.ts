@@ -12,6 +12,8 @@ import type { ProxyServices } from './services.ts';
 export interface ProxyServer {
   /** Begins to answer; connections that already wait come first. */
   accept(target: ListenTarget): void;
+  /** That VM token opens nothing any more: what is under way for it ends, held calls included. */
+  end(vmToken: string): void;
   /** Closes every connection without an answer: a 403 now would end a job that lives on. */
   close(): Promise<void>;
 }
@@ -53,6 +55,7 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
         socket.resume();
       });
     },
+    end: (vmToken) => guests.end(vmToken),
     async close() {
       clearInterval(sweeping);
       await listening?.close();

@@ -33,7 +33,7 @@ export interface FuzzReport {
 }
 
 /** Cases under way at once. */
-const SHOOTERS = 48;
+const SHOOTERS = 24;
 /** Cases between two looks at what GitLab has seen. */
 const BATCH = 480;
 /** Batches until a machine ends in the middle of it all, and its token with it. */

@@ -4,7 +4,7 @@ import net from 'node:net';
 import type { Chance } from './random.ts';
 
 /** An answer that is slower is not waited for: the case is over. */
-const PATIENCE_MS = 300;
+const PATIENCE_MS = 1000;
 
 /** Resolves with all that came back, once either side has closed. Never rejects. */
 export function shoot(port: number, bytes: Buffer, chance: Chance): Promise<string> {
@@ -15,7 +15,7 @@ export function shoot(port: number, bytes: Buffer, chance: Chance): Promise<stri
   socket.on('data', (chunk: Buffer) => {
     got.push(chunk);
     // What keeps the connection open has said all that it has to say.
-    if (chance.is(0.3)) socket.end();
+    socket.end();
   });
   socket.on('error', () => undefined);
   socket.once('close', () => {
@@ -31,7 +31,7 @@ export function shoot(port: number, bytes: Buffer, chance: Chance): Promise<stri
     else if (at < bytes.length) {
       socket.write(bytes.subarray(at, at + size));
       setImmediate(() => sendFrom(at + size, piece + 1));
-    } else if (chance.is(0.5)) socket.end();
+    } else if (chance.is(0.2)) socket.end();
   };
   socket.once('connect', () => sendFrom(0, 0));
   return promise;
