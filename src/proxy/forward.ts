@@ -69,6 +69,7 @@ export class Exchange {
         if (!answer.complete) outgoing.destroy();
       });
       outgoing.once('close', resolve);
+      if (answer.destroyed) outgoing.destroy();
       if (outgoing.destroyed) resolve();
     });
   }
@@ -86,6 +87,7 @@ export class Exchange {
       });
       answer.once('end', () => resolve({ body: Buffer.concat(chunks), isWhole: true }));
       answer.once('close', () => resolve({ body: Buffer.concat(chunks), isWhole: false }));
+      if (answer.destroyed) resolve({ body: Buffer.alloc(0), isWhole: false });
     });
   }
 

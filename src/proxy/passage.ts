@@ -158,7 +158,8 @@ class Passage {
   }
 
   #try(): Promise<Reply> {
-    const { call, services } = { call: this.#call, services: this.#services };
+    const call = this.#call;
+    const services = this.#services;
     const { timings } = services;
     const { handling } = call.route;
     this.#tries += 1;
@@ -259,36 +260,30 @@ class Passage {
   }
 
   async #handDown(answer: IncomingMessage): Promise<void> {
-    const { call, outgoing } = { call: this.#call, outgoing: this.#call.outgoing };
+    const { route, lease, incoming, outgoing, onAnswer } = this.#call;
     const exchange = this.#exchange as Exchange;
+    // At once: a body that is cut off while we write the journal is noticed by nobody else.
+    const collected = route.handling === 'download' ? null : exchange.collect(answer);
     const told = this.#asFirstAnswered(answer);
-    await call.onAnswer(told);
-    if (call.route.handling === 'upload') brokenUploads.delete(call.lease);
-    if ('own' in told) {
-      answer.resume();
-      this.#answer(told.own);
-      return;
-    }
-    const isEarly = this.#body === 'streamed' && !call.incoming.complete;
+    await onAnswer(told);
+    if (route.handling === 'upload') brokenUploads.delete(lease);
+    if ('own' in told) return this.#answer(told.own);
+    const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
     const headers = rawHeadersDown(call.route.name, answer.rawHeaders);
     if (isEarly) headers.push('Connection', 'close');
-    if (call.route.handling === 'download') {
+    if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);
       await exchange.relay(answer);
     } else {
-      const { body, isWhole } = await exchange.collect(answer);
+      const { body, isWhole } = await collected;
       if (this.#guestGone) return this.#report(0);
-      outgoing.writeHead(
-        status,
-        answer.statusMessage ?? '',
-        isWhole ? headers : withLength(headers, body.length),
-      );
+      const fitting = isWhole ? headers : withLength(headers, body.length);
+      outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
       outgoing.end(body);
     }
     if (isEarly) this.#discardRest();
-    const requestId = answer.headers[HEADERS.requestId]?.toString();
-    this.#report(status, requestId);
+    this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
 
   /** The answer to a repeated call, where it only says that the first one, whose answer was lost, was taken. */
