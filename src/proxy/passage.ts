@@ -270,7 +270,7 @@ class Passage {
     if ('own' in told) return this.#answer(told.own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
-    const headers = rawHeadersDown(call.route.name, answer.rawHeaders);
+    const headers = rawHeadersDown(route.name, answer.rawHeaders);
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);

@@ -115,6 +115,7 @@ class Run {
     await Promise.all(Array.from({ length: SHOOTERS }, shooter));
     this.#checkUpstream(`cases ${first} to ${this.#cases - 1}`);
     this.#checkLog();
+    await this.#checkOther();
     await this.#renewJob();
   }
 
@@ -185,7 +186,10 @@ class Run {
     const { job, guest } = this.#world.other;
     const { status } = await guest.log('unimpressed');
     if (status !== 202 || job.status !== 'running') {
-      this.#violations.push(`the other machine is answered ${status}, its job is ${job.status}`);
+      const reason = this.#world.rig.row(job)?.reason;
+      this.#violations.push(
+        `the other machine is answered ${status}, its job is ${job.status}: ${reason}`,
+      );
     }
     this.#forget();
   }
