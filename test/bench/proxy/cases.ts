@@ -28,7 +28,8 @@ export interface Case {
   readonly name: string;
   /** What counts. */
   readonly of: 'bytes' | 'calls';
-  run(contender: Contender): Promise<Work>;
+  /** What comes before `begin` is not measured. */
+  run(contender: Contender, begin: () => Promise<void>): Promise<Work>;
 }
 
 const TRANSFER_BYTES = 1024 * MIB;
@@ -45,25 +46,33 @@ function firstVm(contender: Contender): Contender['vms'][number] {
 export const UPLOAD: Case = {
   name: '1 GiB chunked upload',
   of: 'bytes',
-  run: async (contender) => ({ bytes: await upload(firstVm(contender), TRANSFER_BYTES) }),
+  async run(contender, begin) {
+    await begin();
+    return { bytes: await upload(firstVm(contender), TRANSFER_BYTES) };
+  },
 };
 
 export const DOWNLOAD: Case = {
   name: '1 GiB download',
   of: 'bytes',
-  run: async (contender) => ({ bytes: await download(firstVm(contender)) }),
+  async run(contender, begin) {
+    await begin();
+    return { bytes: await download(firstVm(contender)) };
+  },
 };
 
 export const PATCHES: readonly Case[] = CONNECTIONS.map((connections) => ({
   name: `2 KiB PATCH, ${connections} connection${connections === 1 ? '' : 's'}`,
   of: 'calls',
-  run: async ({ vms }) => ({ latencies: await patchAtFullSpeed(vms, connections, PATCH_MS) }),
+  run: async ({ vms }, begin) => ({
+    latencies: await patchAtFullSpeed({ vms, connections, forMs: PATCH_MS }, begin),
+  }),
 }));
 
 export const MANY_VMS: Case = {
   name: `${MANY.count} VMs, ${MANY.uploading} uploading`,
   of: 'bytes',
-  run: ({ vms }) => runManyVms({ ...MANY, vms: vms.slice(0, MANY.count) }),
+  run: ({ vms }, begin) => runManyVms({ ...MANY, vms: vms.slice(0, MANY.count) }, begin),
 };
 
 export const UNITS = { bytes: 'MiB/s', calls: '/s' } as const;
@@ -79,7 +88,7 @@ export async function runCase(
 ): Promise<Samples> {
   const all = new Map<Contender['name'], Sample[]>();
   for (let round = 1; round <= rounds; round += 1) {
-    // Each goes first once: what the others leave behind (page cache, CPU clock) is shared fairly.
+    // In turns, so that what one leaves behind is shared fairly.
     const turn = contenders.map((_, index) => contenders[(index + round) % contenders.length]);
     for (const contender of turn) {
       if (contender === undefined) continue;
@@ -95,10 +104,16 @@ export async function runCase(
 
 async function measure(one: Case, contender: Contender): Promise<Sample> {
   const { pid } = contender;
-  if (pid !== null) await forgetPeak(pid);
-  const before = pid === null ? null : await usageOf(pid);
-  const startedAt = performance.now();
-  const { bytes = 0, latencies = [] } = await one.run(contender);
+  let cpuBefore = 0;
+  let startedAt = 0;
+  const begin = async (): Promise<void> => {
+    if (pid !== null) {
+      await forgetPeak(pid);
+      cpuBefore = (await usageOf(pid)).cpuSeconds;
+    }
+    startedAt = performance.now();
+  };
+  const { bytes = 0, latencies = [] } = await one.run(contender, begin);
   const seconds = (performance.now() - startedAt) / 1000;
   const after = pid === null ? null : await usageOf(pid);
   const done = one.of === 'bytes' ? bytes / MIB : latencies.length;
@@ -107,7 +122,7 @@ async function measure(one: Case, contender: Contender): Promise<Sample> {
     rate: done / seconds,
     p50: latencies.length === 0 ? null : quantile(latencies, 0.5),
     p99: latencies.length === 0 ? null : quantile(latencies, 0.99),
-    cpuSeconds: after && before && ((after.cpuSeconds - before.cpuSeconds) / done) * per,
+    cpuSeconds: after && ((after.cpuSeconds - cpuBefore) / done) * per,
     peakRssMib: after && after.peakRssBytes / MIB,
   };
 }

@@ -190,16 +190,31 @@ export class PatchConnection {
   }
 }
 
-/** So many connections, each as busy as it can be, each with VMs of its own. Resolves with all latencies, in ms. */
-export async function patchAtFullSpeed(
-  vms: readonly Vm[],
-  connections: number,
-  forMs: number,
-): Promise<number[]> {
-  const open = await Promise.all(
-    Array.from({ length: connections }, () => PatchConnection.open(vms[0]?.port ?? 0)),
+/** A connection for each of the VMs, on which it has spoken: runners keep theirs, so making them is not measured. */
+async function openConnections(vms: readonly Vm[]): Promise<PatchConnection[]> {
+  return Promise.all(
+    vms.map(async (vm) => {
+      const connection = await PatchConnection.open(vm.port);
+      await connection.patch(vm);
+      return connection;
+    }),
   );
+}
+
+export interface FullSpeed {
+  readonly vms: readonly Vm[];
+  readonly connections: number;
+  readonly forMs: number;
+}
+
+/** Each connection is as busy as it can be, with VMs of its own. Resolves with all latencies, in ms. */
+export async function patchAtFullSpeed(
+  { vms, connections, forMs }: FullSpeed,
+  begin: () => Promise<void>,
+): Promise<number[]> {
+  const open = await openConnections(vms.slice(0, connections));
   const latencies: number[] = [];
+  await begin();
   const until = performance.now() + forMs;
   try {
     await Promise.all(
@@ -224,32 +239,30 @@ export interface ManyVms {
 }
 
 /** Each VM has a `PATCH` once an interval; some upload at full speed. Resolves with the `PATCH` latencies and uploaded bytes. */
-export async function runManyVms(many: ManyVms): Promise<{ latencies: number[]; bytes: number }> {
+export async function runManyVms(
+  { vms, uploading, intervalMs, forMs }: ManyVms,
+  begin: () => Promise<void>,
+): Promise<{ latencies: number[]; bytes: number }> {
+  const open = await openConnections(vms);
   const over = new AbortController();
-  const uploads = many.vms
-    .slice(0, many.uploading)
-    .map((vm) => upload(vm, Number.POSITIVE_INFINITY, over.signal));
   const latencies: number[] = [];
-  const patching = many.vms.map(async (vm, index) => {
-    const connection = await PatchConnection.open(vm.port);
-    const rounds = Math.floor(many.forMs / many.intervalMs);
-    try {
-      await sleep((index / many.vms.length) * many.intervalMs);
-      for (let round = 0; round < rounds; round += 1) {
-        const startedAt = performance.now();
-        latencies.push(await connection.patch(vm));
-        await sleep(startedAt + many.intervalMs - performance.now());
-      }
-    } finally {
-      connection.close();
+  await begin();
+  const uploads = vms
+    .slice(0, uploading)
+    .map((vm) => upload(vm, Number.POSITIVE_INFINITY, over.signal));
+  const patch = async (vm: Vm, index: number): Promise<void> => {
+    await sleep((index / vms.length) * intervalMs);
+    for (let left = Math.floor(forMs / intervalMs); left > 0; left -= 1) {
+      const startedAt = performance.now();
+      latencies.push((await open[index]?.patch(vm)) ?? 0);
+      await sleep(startedAt + intervalMs - performance.now());
     }
-  });
-  try {
-    await Promise.all(patching);
-  } finally {
+  };
+  const patched = Promise.all(vms.map(patch)).finally(() => {
     over.abort();
-  }
-  const uploaded = await Promise.all(uploads);
+    for (const connection of open) connection.close();
+  });
+  const [uploaded] = await Promise.all([Promise.all(uploads), patched]);
   return { latencies, bytes: uploaded.reduce((sum, one) => sum + one, 0) };
 }
 
