@@ -29,9 +29,9 @@ export function jobTokenOf(places: TokenPlaces, vmToken: string): string | undef
   const runnerToken = places.headers[HEADERS.runnerToken];
   const isMachines = typeof runnerToken === 'string' && sameToken(runnerToken, vmToken);
   const found = tokensOf(places, isMachines ? HEADERS.runnerToken : undefined);
-  const [first] = found ?? [];
-  if (found === undefined || first === undefined) return undefined;
-  return found.every((token) => sameToken(token, first)) ? first : undefined;
+  const [first, ...others] = found ?? [];
+  if (first === undefined) return undefined;
+  return others.every((token) => sameToken(token, first)) ? first : undefined;
 }
 
 /** Whether every token of a call that asks for a job is the machine's own; the path has one already. */
