@@ -57,8 +57,11 @@ export interface Answered {
   readonly headers: IncomingMessage['headers'];
 }
 
-/** A guest may go on so long with sending what nobody wants any more. */
+/** A guest has so long to read an answer that came before the end of its body. */
 const DISCARD_MS = 500;
+
+/** So much of a body that nobody wants any more is read, so that a short rest keeps no guest from its answer. */
+const MAX_DISCARDED_BYTES = 1024 * 1024;
 
 /** A broken upload's runner has few tries: the time between them grows by this factor. */
 const UPLOAD_DELAY_FACTOR = 4;
@@ -280,9 +283,9 @@ class Passage {
       if (this.#guestGone) return this.#report(0);
       const fitting = isWhole ? headers : withLength(headers, body.length);
       outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
-      outgoing.end(body);
+      if (isEarly) this.#endEarly(body);
+      else outgoing.end(body);
     }
-    if (isEarly) this.#discardRest();
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
 
@@ -335,22 +338,31 @@ class Passage {
       'Content-Length': body.length,
       ...(hasRest ? { Connection: 'close' } : {}),
     });
-    outgoing.end(body);
-    if (hasRest) this.#discardRest();
+    if (hasRest) this.#endEarly(body);
+    else outgoing.end(body);
     this.#report(status);
   }
 
   /**
-   * Answered before the body's end. Closing at once could cost the guest that answer, so what it still
-   * sends is thrown away for a moment; then the connection goes.
+   * Answered before the body's end. Node closes the connection with the end of such an answer, and the
+   * guest, which still sends, would lose it: so that end waits until it has had time to read. A little of
+   * what it still sends is thrown away; the rest is not read.
    */
-  #discardRest(): void {
-    const { incoming } = this.#call;
+  #endEarly(body: Buffer | string): void {
+    const { incoming, outgoing } = this.#call;
     this.#exchange?.abort();
-    if (incoming.complete) return;
+    outgoing.flushHeaders();
+    if (body.length > 0) outgoing.write(body);
+    const end = (): void => void outgoing.end();
+    const limit = this.#services.clock.after(DISCARD_MS, end);
+    incoming.once('end', end);
+    outgoing.once('close', () => limit.cancel());
+    let discarded = 0;
+    incoming.on('data', (chunk: Buffer) => {
+      discarded += chunk.length;
+      if (discarded > MAX_DISCARDED_BYTES) incoming.pause();
+    });
     incoming.resume();
-    const limit = this.#services.clock.after(DISCARD_MS, () => incoming.destroy());
-    incoming.once('close', () => limit.cancel());
   }
 
   /** `status`: 0 where the guest had gone before. */
