@@ -131,9 +131,9 @@ suite('the same answers to the official runner as GitLab would give', () => {
       const prefix = `${new URL(base).pathname}/api/v4/jobs/${job.id}`;
       const head = (method: string, path: string, headers: readonly string[]): string =>
         [
-          `${method} ${prefix}${path}?front=${name} HTTP/1.1`,
+          `${method} ${prefix}${path} HTTP/1.1`,
           'Host: gitlab.example',
-          'User-Agent: gitlab-runner 19.3.0',
+          `User-Agent: front ${name}`,
           `Job-Token: ${job.token}`,
           'Connection: close',
           ...headers,

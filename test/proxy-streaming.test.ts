@@ -32,10 +32,15 @@ async function startStage(t: TestContext, timings: Record<string, number> = {}):
     guest,
     open(method, path, handler, headers = {}) {
       answer('test', handler);
-      const request = http.request(`${guest.url}/api/v4/jobs/${job.id}${path}?front=test`, {
+      const request = http.request(`${guest.url}/api/v4/jobs/${job.id}${path}`, {
         agent: false,
         method,
-        headers: { 'job-token': job.token, ...headers },
+        headers: {
+          'job-token': job.token,
+          'user-agent': 'front test',
+          ...(method === 'POST' ? { 'content-type': 'multipart/form-data; boundary=x' } : {}),
+          ...headers,
+        },
       });
       request.on('error', () => undefined);
       t.after(() => request.destroy());
@@ -226,7 +231,7 @@ suite('streaming', { concurrency: 4 }, () => {
     };
     open('POST', '/artifacts', handler).end('sized');
     await eventually('the first', () => seen.length === 1);
-    const head = `POST ${new URL(guest.url).pathname}/api/v4/jobs/${job.id}/artifacts?front=test HTTP/1.1`;
+    const head = `POST ${new URL(guest.url).pathname}/api/v4/jobs/${job.id}/artifacts HTTP/1.1`;
     const raw = await within(
       'an answer',
       exchangeRaw(
@@ -234,6 +239,8 @@ suite('streaming', { concurrency: 4 }, () => {
         [
           head,
           'Host: x',
+          'User-Agent: front test',
+          'Content-Type: multipart/form-data; boundary=x',
           `Job-Token: ${job.token}`,
           'Connection: close',
           'Transfer-Encoding: chunked',

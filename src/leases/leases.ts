@@ -122,7 +122,8 @@ export class Leases {
       ...this.#services,
       changed: (lease) => {
         const tracked = this.#tokens.get(lease);
-        if (tracked !== undefined && tracked !== lease.vmToken) this.#track(lease);
+        const isStale = tracked !== lease.vmToken || !lease.isOpen;
+        if (tracked !== undefined && isStale) this.#track(lease);
         this.#services.changed();
       },
       ended: (lease) => this.#forget(lease),

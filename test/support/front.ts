@@ -1,4 +1,4 @@
-/** What stands before a GitLab simulator: passes everything on but calls with `?front=NAME`, which a test answers. */
+/** What stands before a GitLab simulator: passes everything on but calls of the user agent `front NAME`, which a test answers. */
 
 import http, { type IncomingMessage, type ServerResponse } from 'node:http';
 import net from 'node:net';
@@ -21,7 +21,7 @@ export async function startFrontRig(t: TestContext, options: RigOptions = {}): P
   const handlers = new Map<string, FrontHandler>();
   let gitlab: GitlabSimulator | undefined;
   const { url, server } = await startServer(t, (request, response) => {
-    const name = new URL(request.url ?? '/', 'http://front.invalid').searchParams.get('front');
+    const name = /^front (.+)$/.exec(request.headers['user-agent'] ?? '')?.[1];
     const handler = handlers.get(name ?? '');
     if (handler !== undefined) {
       handler(request, response);
