@@ -5,7 +5,9 @@
 
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { rename } from 'node:fs/promises';
 import http from 'node:http';
+import path from 'node:path';
 import { suite, test } from 'node:test';
 import type { FaultAction, RouteName, SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
@@ -208,6 +210,21 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
     assert.equal(rig.row(job)?.state, 'running');
     await rig.gitlab.bringBack();
     assert.equal((await guest.log(' second')).status, 202);
+    assert.equal(await finished(guest), 200);
+    await settled(rig, job, guest);
+  });
+
+  test('takes no final update over that it could not write down', async (t) => {
+    const rig = await startRig(t, { timings: { ...TIMINGS, holdLimitMs: 300 } });
+    const { job, guest } = await rig.running();
+    await guest.log('x');
+    await rig.gitlab.takeDown();
+    const journal = path.join(rig.directory, 'base/state/gitlab/leases');
+    await rename(journal, `${journal}.away`);
+    assert.equal((await guest.finish('success')).status, 202);
+    assert.equal(rig.row(job)?.state, 'running');
+    await rename(`${journal}.away`, journal);
+    await rig.gitlab.bringBack();
     assert.equal(await finished(guest), 200);
     await settled(rig, job, guest);
   });
