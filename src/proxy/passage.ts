@@ -170,6 +170,7 @@ class Passage {
       method: call.route.method,
       path: call.path,
       headers: call.headers,
+      fresh: this.#tries > 1,
       answerTimeoutMs:
         handling === 'upload'
           ? timings.forwardTimeoutMs
