@@ -243,6 +243,38 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
   });
 });
 
+suite('a GitLab whose every answer is', { concurrency: 2 }, () => {
+  const rows: ReadonlyArray<readonly [name: string, action: FaultAction]> = [
+    ['500', { status: 500 }],
+    ['503', { status: 503, headers: { 'retry-after': '3600' } }],
+    ['the page of a box in between', { status: 404, ...HTML }],
+    ['none', { hang: true }],
+    ['cut', { cutBeforeAnswer: true }],
+  ];
+  for (const [name, action] of rows) {
+    test(`${name}: it is out, for all, until it answers`, async (t) => {
+      const rig = await startRig(t, { timings: TIMINGS });
+      const { job, guest } = await rig.running();
+      const other = await rig.running();
+      // But for asking for jobs: an ask is waited for, for minutes where it hangs.
+      const route = [...STEPS, 'current-job'] as const;
+      const fault = rig.gitlab.inject({ match: { route }, do: action });
+      const calls = [guest.log('x'), other.guest.keepAlive()];
+      const health = () => rig.status().providers[0]?.status.health;
+      await eventually('the outage', () => /out since/.test(health()?.message ?? ''));
+      const late = other.guest.log('late');
+      fault.remove();
+      const answers = await within('the held calls', Promise.all([...calls, late]));
+      assert.deepEqual(
+        answers.map((answer) => answer.status),
+        [202, 200, 202],
+      );
+      await eventually('health to recover', () => health()?.status === 'ok');
+      assert.equal(job.log.toString(), 'x');
+    });
+  }
+});
+
 suite('an answer that is lost', { concurrency: 3 }, () => {
   test('of a log that was taken: the repeat is answered as the first would have been', async (t) => {
     const rig = await startRig(t, { timings: TIMINGS });
