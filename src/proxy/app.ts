@@ -171,6 +171,8 @@ async function pass(
     incoming: CheckedCall['incoming'];
     outgoing: CheckedCall['outgoing'];
   };
+  // The machine may have ended since the checks: then nothing would close this connection any more.
+  if (!lease.isOpen) return answers.forbidden();
   services.connections.note(lease.vmToken, incoming.socket);
   const call: CheckedCall = {
     lease,
