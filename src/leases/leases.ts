@@ -121,8 +121,7 @@ export class Leases {
     return {
       ...this.#services,
       changed: (lease) => {
-        const tracked = this.#tokens.get(lease);
-        if (tracked !== undefined && tracked !== lease.vmToken) this.#track(lease);
+        if (this.#byJob.has(lease.facts.id)) this.#track(lease);
         this.#services.changed();
       },
       ended: (lease) => this.#forget(lease),
