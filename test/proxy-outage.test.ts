@@ -5,7 +5,9 @@
 
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { rename } from 'node:fs/promises';
 import http from 'node:http';
+import path from 'node:path';
 import { suite, test } from 'node:test';
 import type { FaultAction, RouteName, SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
@@ -212,6 +214,21 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
     await settled(rig, job, guest);
   });
 
+  test('takes no final update over that it could not write down', async (t) => {
+    const rig = await startRig(t, { timings: { ...TIMINGS, holdLimitMs: 300 } });
+    const { job, guest } = await rig.running();
+    await guest.log('x');
+    await rig.gitlab.takeDown();
+    const journal = path.join(rig.directory, 'base/state/gitlab/leases');
+    await rename(journal, `${journal}.away`);
+    assert.equal((await guest.finish('success')).status, 202);
+    assert.equal(rig.row(job)?.state, 'running');
+    await rename(`${journal}.away`, journal);
+    await rig.gitlab.bringBack();
+    assert.equal(await finished(guest), 200);
+    await settled(rig, job, guest);
+  });
+
   test('a final update that was remembered is delivered without its machine, too', async (t) => {
     const rig = await startRig(t, { timings: TIMINGS });
     const { job, guest } = await rig.running();
@@ -224,6 +241,38 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
     assert.equal((await rig.ended(job)).outcome, 'failed');
     assert.equal(job.failureReason, 'script_failure');
   });
+});
+
+suite('a GitLab whose every answer is', { concurrency: 2 }, () => {
+  const rows: ReadonlyArray<readonly [name: string, action: FaultAction]> = [
+    ['500', { status: 500 }],
+    ['503', { status: 503, headers: { 'retry-after': '3600' } }],
+    ['the page of a box in between', { status: 404, ...HTML }],
+    ['none', { hang: true }],
+    ['cut', { cutBeforeAnswer: true }],
+  ];
+  for (const [name, action] of rows) {
+    test(`${name}: it is out, for all, until it answers`, async (t) => {
+      const rig = await startRig(t, { timings: TIMINGS });
+      const { job, guest } = await rig.running();
+      const other = await rig.running();
+      // But for asking for jobs: an ask is waited for, for minutes where it hangs.
+      const route = [...STEPS, 'current-job'] as const;
+      const fault = rig.gitlab.inject({ match: { route }, do: action });
+      const calls = [guest.log('x'), other.guest.keepAlive()];
+      const health = () => rig.status().providers[0]?.status.health;
+      await eventually('the outage', () => /out since/.test(health()?.message ?? ''));
+      const late = other.guest.log('late');
+      fault.remove();
+      const answers = await within('the held calls', Promise.all([...calls, late]));
+      assert.deepEqual(
+        answers.map((answer) => answer.status),
+        [202, 200, 202],
+      );
+      await eventually('health to recover', () => health()?.status === 'ok');
+      assert.equal(job.log.toString(), 'x');
+    });
+  }
 });
 
 suite('an answer that is lost', { concurrency: 3 }, () => {

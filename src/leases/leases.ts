@@ -121,9 +121,7 @@ export class Leases {
     return {
       ...this.#services,
       changed: (lease) => {
-        const tracked = this.#tokens.get(lease);
-        const isStale = tracked !== lease.vmToken || !lease.isOpen;
-        if (tracked !== undefined && isStale) this.#track(lease);
+        if (this.#byJob.has(lease.facts.id)) this.#track(lease);
         this.#services.changed();
       },
       ended: (lease) => this.#forget(lease),

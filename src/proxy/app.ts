@@ -176,6 +176,8 @@ async function pass(
     incoming: CheckedCall['incoming'];
     outgoing: CheckedCall['outgoing'];
   };
+  // The machine may have ended since the checks: then nothing would close this connection any more.
+  if (!lease.isOpen) return answers.forbidden();
   const call: CheckedCall = {
     lease,
     route,

@@ -126,3 +126,13 @@ export function rawHeadersDown(route: RouteName, raw: readonly string[]): string
   }
   return passed;
 }
+
+/** For a body that was cut off, and is passed on as far as it came. */
+export function withLength(headers: readonly string[], length: number): string[] {
+  const kept: string[] = [];
+  for (let at = 0; at + 1 < headers.length; at += 2) {
+    const name = headers[at] as string;
+    if (name.toLowerCase() !== 'content-length') kept.push(name, headers[at + 1] as string);
+  }
+  return [...kept, 'Content-Length', String(length)];
+}

@@ -1,7 +1,7 @@
 /** What counts as "GitLab is out" for one call, and the answers on which its runner waits (design §6). */
 
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
-import { HEADERS } from '../gitlab/index.ts';
+import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
 import type { Handling } from './routes.ts';
 
 /** An answer that GitLab itself does not give to a call that is in order. */
@@ -66,6 +66,30 @@ export function tryAgain(seconds: number = RETRY_AFTER_SECONDS): OwnAnswer {
   return json(503, '503 Service Unavailable', { 'Retry-After': String(seconds) });
 }
 
+/**
+ * What GitLab answered to the first try, where its answer to a repeated one only says that the first was
+ * taken: 416 at the very end of a log's `PATCH`, 403 for a job that is what the final update made it.
+ */
+export function lostAnswer(
+  answer: IncomingMessage,
+  sent: IncomingHttpHeaders,
+  body: Buffer,
+  final: 'success' | 'failed' | undefined,
+): OwnAnswer | null {
+  const status = answer.headers[HEADERS.jobStatus]?.toString();
+  const jobStatus: Record<string, string> = status === undefined ? {} : { 'Job-Status': status };
+  if (answer.statusCode === 416) {
+    const start = patchStart(sent);
+    const size = parseRangeEnd(answer.headers[HEADERS.range]?.toString());
+    return start !== undefined && size === start + body.length
+      ? plain(202, { ...jobStatus, Range: `0-${size}` })
+      : null;
+  }
+  return answer.statusCode === 403 && final !== undefined && status === final
+    ? plain(200, jobStatus)
+    : null;
+}
+
 /** GitLab's own words for an update that it took. */
 export function plain(status: number, headers: Readonly<Record<string, string>> = {}): OwnAnswer {
   return {
@@ -88,7 +112,7 @@ function json(
 }
 
 /** Where a `PATCH` says that its bytes begin; only that is what GitLab reads of it. */
-export function patchStart(headers: IncomingHttpHeaders): number | undefined {
+function patchStart(headers: IncomingHttpHeaders): number | undefined {
   const match = /^(\d{1,15})-/.exec(String(headers[HEADERS.contentRange] ?? ''));
   return match?.[1] === undefined ? undefined : Number(match[1]);
 }

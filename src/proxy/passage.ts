@@ -9,19 +9,20 @@
  */
 
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
+import { HEADERS } from '../gitlab/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { sleep } from '../lib/clock.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import { readBody } from './body.ts';
+import { endEarly } from './early.ts';
 import { Exchange, type Reply } from './forward.ts';
-import { rawHeadersDown } from './headers.ts';
+import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
 import {
   isOutAnswer,
   isSuspicious,
+  lostAnswer,
   type OwnAnswer,
-  patchStart,
   plain,
   tryAgain,
   waitingAnswer,
@@ -56,12 +57,6 @@ export interface Answered {
   readonly statusCode?: number | undefined;
   readonly headers: IncomingMessage['headers'];
 }
-
-/** A guest has so long to read an answer that came before the end of its body. */
-const DISCARD_MS = 500;
-
-/** So much of a body that nobody wants any more is read, so that a short rest keeps no guest from its answer. */
-const MAX_DISCARDED_BYTES = 1024 * 1024;
 
 /** A broken upload's runner has few tries: the time between them grows by this factor. */
 const UPLOAD_DELAY_FACTOR = 4;
@@ -170,6 +165,7 @@ class Passage {
       method: call.route.method,
       path: call.path,
       headers: call.headers,
+      fresh: this.#tries > 1,
       answerTimeoutMs:
         handling === 'upload'
           ? timings.forwardTimeoutMs
@@ -267,10 +263,11 @@ class Passage {
     const exchange = this.#exchange as Exchange;
     // At once: a body that is cut off while we write the journal is noticed by nobody else.
     const collected = route.handling === 'download' ? null : exchange.collect(answer);
-    const told = this.#asFirstAnswered(answer);
-    await onAnswer(told);
+    const own =
+      this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
+    await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
     if (route.handling === 'upload') brokenUploads.delete(lease);
-    if ('own' in told) return this.#answer(told.own);
+    if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
     const headers = rawHeadersDown(route.name, answer.rawHeaders);
@@ -283,29 +280,16 @@ class Passage {
       if (this.#guestGone) return this.#report(0);
       const fitting = isWhole ? headers : withLength(headers, body.length);
       outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
-      if (isEarly) this.#endEarly(body);
+      if (isEarly) exchange.abort();
+      if (isEarly) endEarly(incoming, outgoing, body, this.#services.clock);
       else outgoing.end(body);
     }
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
 
-  /** The answer to a repeated call, where it only says that the first one, whose answer was lost, was taken. */
-  #asFirstAnswered(answer: IncomingMessage): IncomingMessage | (Answered & { own: OwnAnswer }) {
-    if (!this.#isUncertain || this.#body === 'streamed') return answer;
-    const { headers, statusCode } = answer;
-    const { final, incoming } = this.#call;
-    const status = headers[HEADERS.jobStatus]?.toString();
-    const jobStatus: Record<string, string> = status === undefined ? {} : { 'Job-Status': status };
-    if (statusCode === 416) {
-      const start = patchStart(incoming.headers);
-      const size = parseRangeEnd(headers[HEADERS.range]?.toString());
-      if (start === undefined || size !== start + this.#body.length) return answer;
-      const own = plain(202, { ...jobStatus, Range: `0-${size}` });
-      return { statusCode: 202, headers, own };
-    }
-    return statusCode === 403 && final !== undefined && status === final.state
-      ? { statusCode: 200, headers, own: plain(200, jobStatus) }
-      : answer;
+  #lostAnswer(answer: IncomingMessage, body: Buffer): OwnAnswer | null {
+    const { incoming, final } = this.#call;
+    return lostAnswer(answer, incoming.headers, body, final?.state);
   }
 
   #answerWaiting(isCrowded: boolean): void {
@@ -338,31 +322,10 @@ class Passage {
       'Content-Length': body.length,
       ...(hasRest ? { Connection: 'close' } : {}),
     });
-    if (hasRest) this.#endEarly(body);
+    if (hasRest) this.#exchange?.abort();
+    if (hasRest) endEarly(incoming, outgoing, body, this.#services.clock);
     else outgoing.end(body);
     this.#report(status);
-  }
-
-  /**
-   * Answered before the body's end. Node closes the connection with the end of such an answer, and the
-   * guest, which still sends, would lose it: so that end waits until it has had time to read. A little of
-   * what it still sends is thrown away; the rest is not read.
-   */
-  #endEarly(body: Buffer | string): void {
-    const { incoming, outgoing } = this.#call;
-    this.#exchange?.abort();
-    outgoing.flushHeaders();
-    if (body.length > 0) outgoing.write(body);
-    const end = (): void => void outgoing.end();
-    const limit = this.#services.clock.after(DISCARD_MS, end);
-    incoming.once('end', end);
-    outgoing.once('close', () => limit.cancel());
-    let discarded = 0;
-    incoming.on('data', (chunk: Buffer) => {
-      discarded += chunk.length;
-      if (discarded > MAX_DISCARDED_BYTES) incoming.pause();
-    });
-    incoming.resume();
   }
 
   /** `status`: 0 where the guest had gone before. */
@@ -388,12 +351,3 @@ const NOTHING = Buffer.alloc(0);
 
 /** The last try before a guest's patience ends is given at least so long. */
 const MIN_TRY_MS = 1000;
-
-function withLength(headers: readonly string[], length: number): string[] {
-  const kept: string[] = [];
-  for (let at = 0; at + 1 < headers.length; at += 2) {
-    const name = headers[at] as string;
-    if (name.toLowerCase() !== 'content-length') kept.push(name, headers[at + 1] as string);
-  }
-  return [...kept, 'Content-Length', String(length)];
-}

@@ -7,7 +7,7 @@ import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
 import { ForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
-import type { GitlabHealth } from './health.ts';
+import { type GitlabHealth, outageOf } from './health.ts';
 import { type Upstream, upstreamError } from './upstream.ts';
 
 export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
@@ -55,9 +55,9 @@ export function createFetch(
         incoming.destroy(new ForrestGitlabError('upstream_timeout', message));
       });
       incoming.once('close', () => limit.cancel());
-      const status = incoming.statusCode ?? 502;
-      if (status >= 500) health?.suspect(`it answers ${status}`);
-      else health?.answered();
+      const outage = outageOf(incoming.statusCode ?? 502, incoming.headers['content-type']);
+      if (outage === null) health?.answered();
+      else health?.suspect(outage);
       return toResponse(incoming);
     } catch (error) {
       if (request.signal.aborted) throw request.signal.reason;

@@ -16,6 +16,13 @@ export type Probed =
   | { readonly ok: true }
   | { readonly ok: false; readonly reason: string; readonly retryAfterMs?: number | undefined };
 
+/** Whether an answer shows that GitLab does not: why, or null. 429 is GitLab's own: then it is there. */
+export function outageOf(status: number, contentType: string | null | undefined): string | null {
+  // A box in between that has lost its GitLab says so with a page; GitLab's API never does.
+  const isPage = status === 404 && !/^application\/json\b/i.test(contentType ?? '');
+  return status >= 500 || isPage ? `it answers ${status}` : null;
+}
+
 export interface HealthOptions {
   readonly clock: Clock;
   readonly timings: Pick<Timings, 'probeMs' | 'probeCapMs' | 'retryAfterCapMs'>;

@@ -3,7 +3,7 @@
 import type { Clock } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
-import type { Probed } from './health.ts';
+import { outageOf, type Probed } from './health.ts';
 import type { Upstream } from './upstream.ts';
 
 /** Without a token: GitLab itself, and nothing in front of it, answers 401 in JSON, and looks nothing up. */
@@ -17,18 +17,16 @@ export function probeGitlab(upstream: Upstream, clock: Clock, timeoutMs: number)
       path: PATH,
       headers: { accept: 'application/json' },
       answerTimeoutMs: timeoutMs,
+      fresh: true,
     });
     const limit = clock.after(timeoutMs, () => request.destroy(new Error('no answer in time')));
     request.once('close', () => limit.cancel());
     request.on('error', (error) => resolve({ ok: false, reason: describeError(error) }));
     request.once('response', (answer) => {
       answer.resume();
-      const status = answer.statusCode ?? 0;
+      const reason = outageOf(answer.statusCode ?? 502, answer.headers['content-type']);
       const retryAfterMs = readRetryAfter(answer.headers['retry-after']);
-      const isJson = /^application\/json\b/i.test(answer.headers['content-type'] ?? '');
-      // GitLab limits how often it is asked: then it is there.
-      if (status < 500 && !(status === 404 && !isJson)) resolve({ ok: true });
-      else resolve({ ok: false, reason: `it answers ${status}`, retryAfterMs });
+      resolve(reason === null ? { ok: true } : { ok: false, reason, retryAfterMs });
     });
     request.end();
   });
