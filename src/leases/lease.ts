@@ -1,8 +1,6 @@
 /** One claimed job from the 201 to its end: state, journal, machine, heartbeat and limits. */
 
-import type { Timings } from '../config/index.ts';
 import type {
-  BootSpec,
   JobOutcome,
   JobRow,
   JobStage,
@@ -10,55 +8,27 @@ import type {
   Machine,
   MachineOutcome,
   Reservation,
-  VmPool,
 } from '../contract/index.ts';
 import type {
   FailureReason,
-  GitlabClient,
   JobFacts,
   JobSecrets,
   JobStatus,
   UpdateOutcome,
 } from '../gitlab/index.ts';
-import type { Clock, Timer } from '../lib/clock.ts';
+import type { Timer } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { Serial } from '../lib/serial.ts';
-import { type Delivered, deliver } from './delivery.ts';
-import type { Journal } from './journal.ts';
+import { deliver } from './delivery.ts';
+import { explainOver, outcomeOf } from './endings.ts';
+import { Heartbeat } from './heartbeat.ts';
+import { NextRoom } from './next-room.ts';
 import { composeNote } from './note.ts';
 import type { LeaseRecord } from './record.ts';
-import {
-  isLive,
-  type LeaseEvent,
-  type LeaseState,
-  type PendingFinal,
-  transition,
-} from './state.ts';
-
-/** What a lease needs of the plugin. */
-export interface LeaseServices {
-  readonly clock: Clock;
-  readonly gitlab: Pick<GitlabClient, 'updateJob' | 'repeatUpdate' | 'appendTrace'>;
-  readonly journal: Journal;
-  readonly pool: Pick<VmPool, 'reserve'>;
-  readonly timings: Timings;
-  readonly log: Logger;
-  readonly consoleTail: boolean;
-  /** Where tests stop or kill. */
-  checkpoint(name: string): Promise<void>;
-  /** A fresh identity for a job's next machine. */
-  newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
-  /** What to boot for a lease. */
-  bootSpec(lease: Lease): BootSpec;
-  /** Whether the job's disk may become the machine image, should the job ask for that. */
-  mayPersist(lease: Lease): boolean;
-  /** The machine type of a configured runner, for a second boot. */
-  machineTypeOf(runner: string): string | undefined;
-  /** Its state, identity or row has changed. */
-  changed(lease: Lease): void;
-  /** It has ended, and its journal entry is gone. */
-  ended(lease: Lease): void;
-}
+import type { LeaseServices } from './services.ts';
+import { orderStages, stagesOf } from './stages.ts';
+import { type LeaseEvent, type LeaseState, type PendingFinal, transition } from './state.ts';
+import { timeLimitOf } from './time-limits.ts';
 
 /** A claimed job. Events are applied one after the other, each journaled before what follows from it. */
 export class Lease {
@@ -79,9 +49,9 @@ export class Lease {
   #logBytes = 0;
   #lastActivityAt: number;
   #spokeAt: number;
-  /** Asked for when a machine ended before anything of the job had run. */
-  #nextRoom: Promise<Reservation> | null = null;
-  #heartbeat: Timer | null = null;
+  /** For when a machine has ended before anything of the job had run. */
+  readonly #nextRoom: NextRoom;
+  readonly #heartbeat: Heartbeat;
   #limit: Timer | null = null;
 
   constructor(record: LeaseRecord, secrets: JobSecrets | null, services: LeaseServices) {
@@ -97,6 +67,8 @@ export class Lease {
     this.#lastActivityAt = services.clock.now();
     this.#spokeAt = services.clock.monotonic();
     this.#log = services.log.child({ job: record.facts.id, runner: record.runner });
+    this.#nextRoom = new NextRoom(record.facts.id, record.runner, services, this.#stopped.signal);
+    this.#heartbeat = new Heartbeat(this, services);
   }
 
   get state(): LeaseState {
@@ -121,6 +93,11 @@ export class Lease {
     return state.name !== 'ended' && !(state.name === 'finishing' && state.machineGone);
   }
 
+  /** For how long its runner has made no call. */
+  get silentMs(): number {
+    return this.#services.clock.monotonic() - this.#spokeAt;
+  }
+
   /** Bytes of log that GitLab is known to hold. */
   get logBytes(): number {
     return this.#logBytes;
@@ -130,7 +107,7 @@ export class Lease {
   async begin(reservation: Reservation): Promise<void> {
     await this.#events.run(() => this.#put(this.#state));
     await this.#services.checkpoint('lease-claimed');
-    this.#startHeartbeat();
+    this.#heartbeat.start();
     await this.#boot(reservation);
   }
 
@@ -139,7 +116,7 @@ export class Lease {
    * had happened where it can, ends the job with the reason where it cannot.
    */
   resume(machine: Machine | undefined): void {
-    this.#startHeartbeat();
+    this.#heartbeat.start();
     if (machine !== undefined) {
       this.#machine = machine;
       this.#watch(machine);
@@ -193,6 +170,29 @@ export class Lease {
     return this.apply({ type: 'over', outcome, reason });
   }
 
+  /** GitLab's answer to our keep-alive. */
+  async onKeptAlive(answer: UpdateOutcome): Promise<void> {
+    switch (answer.kind) {
+      case 'over':
+        await this.over(answer.jobStatus);
+        // A runner that did not hear of it itself would not power off by itself.
+        this.#machine?.stop('its job is over');
+        break;
+      case 'done':
+        if (answer.jobStatus === 'canceling' && this.#state.name !== 'running') {
+          await this.#giveUp('canceled', 'canceled before it began', 'unknown_failure');
+        }
+        break;
+      case 'retry':
+        this.#log.warn(`the keep-alive of job ${this.facts.id} failed: ${answer.reason}`);
+        break;
+      case 'pending':
+        break;
+      default:
+        answer satisfies never;
+    }
+  }
+
   /** Ends the job ourselves, with a reason for its log, and stops its machine. */
   giveUp(reason: string, wanted: FailureReason = 'runner_system_failure'): Promise<void> {
     return this.#giveUp('system_failure', reason, wanted);
@@ -201,7 +201,7 @@ export class Lease {
   /** Stops all timers and tries of this process; the journal keeps the lease. */
   leave(): void {
     this.#stopped.abort();
-    this.#heartbeat?.cancel();
+    this.#heartbeat.stop();
     this.#limit?.cancel();
   }
 
@@ -220,7 +220,7 @@ export class Lease {
       runner: this.runner,
       machine: this.#runnerName,
       state: this.#state.name,
-      stages: this.#stagesWithBoot(),
+      stages: orderStages(this.#stages, this.#machine?.bootedAt ?? null),
       logBytes: this.#logBytes,
       lastActivityAt: this.#lastActivityAt,
       outcome: done?.outcome ?? null,
@@ -237,7 +237,9 @@ export class Lease {
     const before = this.#state;
     const next = transition(before, event);
     if (next === null || this.#stopped.signal.aborted) return;
-    this.#noteStage(before, next, event);
+    const at = this.#services.clock.now();
+    this.#lastActivityAt = at;
+    this.#stages.push(...stagesOf(before, next, event, at, this.#machine?.bootedAt ?? null));
     if (next.name === 'claimed') await this.#renewIdentity();
     await this.#put(next);
     await this.#services.checkpoint(`lease-${next.name}`);
@@ -302,7 +304,7 @@ export class Lease {
 
   #afterFinishing(before?: LeaseState): void {
     if (this.#state.name !== 'finishing') return;
-    this.#heartbeat?.cancel();
+    this.#heartbeat.stop();
     this.#machine?.report('done');
     if (this.#state.owed !== null) void this.#deliver();
     const { owed, reason } = this.#state;
@@ -352,10 +354,9 @@ export class Lease {
       reason,
       note: this.#note(reason, outcome.consoleTail),
     } as const;
-    // Asked for at once, so that nobody else gets the room that has just become free.
-    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom = this.#reserveAgain();
+    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom.ask();
     await this.apply(event);
-    if (this.#state.name !== 'claimed') this.#releaseNextRoom();
+    if (this.#state.name !== 'claimed') this.#nextRoom.giveBack();
   }
 
   async #renewIdentity(): Promise<void> {
@@ -365,38 +366,11 @@ export class Lease {
     this.#machine = null;
   }
 
-  /** Room for a job that is ours already: it comes before all other requests. */
-  #reserveAgain(): Promise<Reservation> {
-    const machineType = this.#services.machineTypeOf(this.runner);
-    const room =
-      machineType === undefined
-        ? Promise.reject(
-            new Error(`the runner ${this.runner} is no longer configured on this host`),
-          )
-        : this.#services.pool.reserve({
-            machineType,
-            firm: true,
-            claimed: true,
-            purpose: `job ${this.facts.id}: second boot`,
-            signal: this.#stopped.signal,
-          });
-    // Whoever uses it looks at its failure, maybe later.
-    room.catch(() => undefined);
-    return room;
-  }
-
-  #releaseNextRoom(): void {
-    void this.#nextRoom?.then((room) => room.release()).catch(() => undefined);
-    this.#nextRoom = null;
-  }
-
   /** Nothing has run: the job gets one more machine. */
   async #bootAgain(): Promise<void> {
     this.#log.warn(`job ${this.facts.id} gets another machine: nothing of it has run yet`);
-    const room = this.#nextRoom ?? this.#reserveAgain();
-    this.#nextRoom = null;
     try {
-      await this.#boot(await room);
+      await this.#boot(await this.#nextRoom.take());
     } catch (error) {
       if (this.#stopped.signal.aborted) return;
       await this.giveUp(`no machine could be had for it: ${describeError(error)}`);
@@ -423,140 +397,16 @@ export class Lease {
     });
   }
 
-  #startHeartbeat(): void {
-    const { clock, timings } = this.#services;
-    this.#heartbeat = clock.after(timings.heartbeatMs, () => void this.#beat());
-  }
-
-  /** Keeps the job alive in GitLab while its runner does not, and sees a cancel. */
-  async #beat(): Promise<void> {
-    const sentIn = this.#state;
-    if (!isLive(sentIn) || this.#stopped.signal.aborted) return;
-    const { clock, timings, gitlab } = this.#services;
-    const silentMs = clock.monotonic() - this.#spokeAt;
-    if (sentIn.name !== 'running' || silentMs >= timings.silenceMs) {
-      const answer = await gitlab.updateJob(this.facts.id, this.facts.token, { state: 'running' });
-      // An answer counts only in the state in which its request was sent.
-      if (this.#state === sentIn) await this.#onHeartbeat(answer, sentIn.name === 'running');
-    }
-    if (isLive(this.#state) && !this.#stopped.signal.aborted) this.#startHeartbeat();
-  }
-
-  async #onHeartbeat(answer: UpdateOutcome, running: boolean): Promise<void> {
-    switch (answer.kind) {
-      case 'over':
-        await this.over(answer.jobStatus);
-        // A runner that did not hear of it itself would not power off by itself.
-        this.#machine?.stop('its job is over');
-        break;
-      case 'done':
-        if (answer.jobStatus === 'canceling' && !running) {
-          await this.#giveUp('canceled', 'canceled before it began', 'unknown_failure');
-        }
-        break;
-      case 'retry':
-        this.#log.warn(`the keep-alive of job ${this.facts.id} failed: ${answer.reason}`);
-        break;
-      case 'pending':
-        break;
-      default:
-        answer satisfies never;
-    }
-  }
-
   /** One limit at a time: the one of the present state. */
   #armLimit(): void {
     this.#limit?.cancel();
-    const limit = this.#limitOf(this.#state);
-    this.#limit = limit && this.#services.clock.after(limit.afterMs, limit.reach);
-  }
-
-  #limitOf(state: LeaseState): { afterMs: number; reach: () => void } | null {
-    const { timings } = this.#services;
-    const stop = (afterMs: number, what: string) => ({
-      afterMs,
-      reach: () => this.#machine?.stop(`${what} within ${Math.round(afterMs / 1000)} s`),
-    });
-    switch (state.name) {
-      case 'booting':
-        return stop(timings.askLimitMs, 'its runner did not ask for its job');
-      case 'offered':
-        return stop(
-          timings.firstCallLimitMs,
-          'its runner was given the job and did not speak for it',
-        );
-      case 'running': {
-        const afterMs = this.facts.timeoutSeconds * 1000 + timings.jobGraceMs;
-        const reason = `the job outlived its timeout of ${this.facts.timeoutSeconds} s, and the time to wind up`;
-        return { afterMs, reach: () => void this.giveUp(reason, 'job_execution_timeout') };
-      }
-      case 'finishing':
-        return state.machineGone
-          ? null
-          : stop(timings.finishGraceMs, 'its job is over and it did not power off');
-      case 'claimed':
-      case 'ended':
-        return null;
-      default:
-        return state satisfies never;
-    }
-  }
-
-  #noteStage(before: LeaseState, next: LeaseState, event: LeaseEvent): void {
-    const at = this.#services.clock.now();
-    const add = (name: string): void => void this.#stages.push({ name, at });
-    this.#lastActivityAt = at;
-    const bootedAt = this.#machine?.bootedAt ?? null;
-    if (event.type === 'machine-ended' && bootedAt !== null) {
-      this.#stages.push({ name: 'booted', at: bootedAt });
-    }
-    if (next.name !== before.name && (next.name === 'offered' || next.name === 'running'))
-      add(next.name);
-    const hadFinal = !isLive(before) && !(before.name === 'finishing' && before.owed !== null);
-    const hasFinal = next.name === 'ended' || (next.name === 'finishing' && next.owed === null);
-    if (hasFinal && !hadFinal) add('finished');
-    if (event.type === 'machine-ended') add('machine-gone');
-  }
-
-  /** `booted` is known to the machine alone until it has ended. */
-  #stagesWithBoot(): JobStage[] {
-    const bootedAt = this.#machine?.bootedAt ?? null;
-    const known = this.#stages.some((stage) => stage.name === 'booted' && stage.at === bootedAt);
-    const stages =
-      bootedAt === null || known
-        ? this.#stages
-        : [...this.#stages, { name: 'booted', at: bootedAt }];
-    return stages.toSorted((a, b) => a.at - b.at);
-  }
-}
-
-/** GitLab turns our `failed` into `canceled` where a cancel was under way, and may have ended the job before us. */
-function outcomeOf(
-  delivered: Exclude<Delivered, { kind: 'stopped' }>,
-  ours: JobOutcome,
-): JobOutcome {
-  if (delivered.kind === 'over') return explainOver(delivered.jobStatus).outcome;
-  return delivered.jobStatus === 'canceled' || delivered.jobStatus === 'canceling'
-    ? 'canceled'
-    : ours;
-}
-
-function explainOver(jobStatus: JobStatus | undefined): { outcome: JobOutcome; reason: string } {
-  switch (jobStatus) {
-    case 'canceled':
-    case 'canceling':
-      return { outcome: 'canceled', reason: 'canceled in GitLab' };
-    case 'success':
-      return { outcome: 'success', reason: 'already a success in GitLab' };
-    case 'failed':
-      return { outcome: 'failed', reason: 'failed by GitLab' };
-    case 'running':
-    case undefined:
-      return {
-        outcome: 'canceled',
-        reason: 'GitLab no longer accepts this job: deleted, erased or expired',
-      };
-    default:
-      return jobStatus satisfies never;
+    const { clock, timings } = this.#services;
+    const limit = timeLimitOf(this.#state, this.facts, timings);
+    this.#limit =
+      limit &&
+      clock.after(limit.afterMs, () => {
+        if (limit.fails === null) this.#machine?.stop(limit.reason);
+        else void this.giveUp(limit.reason, limit.fails);
+      });
   }
 }

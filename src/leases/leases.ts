@@ -3,7 +3,8 @@
 import type { Reservation, VmPool } from '../contract/index.ts';
 import type { Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
-import { Lease, type LeaseServices } from './lease.ts';
+import { Lease } from './lease.ts';
+import type { LeaseServices } from './services.ts';
 import { sameToken, tokenKey } from './vm-token.ts';
 
 /** What a 201 gave us. */
