@@ -1,4 +1,4 @@
-/** One claimed job from the 201 to its end: state, journal, machine, heartbeat and limits. */
+/** One claimed job from the 201 to its end: its state, and what follows from each step of it. */
 
 import type {
   JobOutcome,
@@ -16,19 +16,25 @@ import type {
   JobStatus,
   UpdateOutcome,
 } from '../gitlab/index.ts';
-import type { Timer } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { Serial } from '../lib/serial.ts';
+import { checkpointAfter } from './checkpoints.ts';
 import { deliver } from './delivery.ts';
-import { explainOver, outcomeOf } from './endings.ts';
+import { endOf, explainOver, failureReasonOf } from './endings.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { NextRoom } from './next-room.ts';
 import { composeNote } from './note.ts';
-import type { LeaseRecord } from './record.ts';
+import type { LeaseRecord, Moment } from './record.ts';
 import type { LeaseServices } from './services.ts';
 import { orderStages, stagesOf } from './stages.ts';
-import { type LeaseEvent, type LeaseState, type PendingFinal, transition } from './state.ts';
-import { timeLimitOf } from './time-limits.ts';
+import {
+  type EndCause,
+  type LeaseEvent,
+  type LeaseState,
+  type PendingFinal,
+  transition,
+} from './state.ts';
+import { type TimeLimit, TimeLimitWatch, timeLimitOf } from './time-limits.ts';
 
 /** A claimed job. Events are applied one after the other, each journaled before what follows from it. */
 export class Lease {
@@ -42,33 +48,58 @@ export class Lease {
   readonly #secrets: JobSecrets | null;
   readonly #stages: JobStage[];
   readonly #stopped = new AbortController();
+  readonly #heartbeat: Heartbeat;
+  readonly #limits: TimeLimitWatch;
+  /** For when a machine has ended before anything of the job had run. */
+  readonly #nextRoom: NextRoom;
   #runnerName: string;
   #vmToken: string;
   #state: LeaseState;
+  #entered: Moment;
   #machine: Machine | null = null;
   #logBytes = 0;
   #lastActivityAt: number;
   #spokeAt: number;
-  /** For when a machine has ended before anything of the job had run. */
-  readonly #nextRoom: NextRoom;
-  readonly #heartbeat: Heartbeat;
-  #limit: Timer | null = null;
+  #cancelingSince: number | null = null;
+  /** The time limit for which its machine was stopped. */
+  #limitReached: EndCause | null = null;
 
   constructor(record: LeaseRecord, secrets: JobSecrets | null, services: LeaseServices) {
+    const { clock, timings } = services;
     this.facts = record.facts;
     this.runner = record.runner;
     this.requestId = record.requestId;
     this.#runnerName = record.runnerName;
     this.#vmToken = record.vmToken;
     this.#state = record.state;
+    // Never in the future: the host was booted anew since, or its clock was set back.
+    this.#entered = {
+      at: Math.min(record.entered.at, clock.now()),
+      monotonic: Math.min(record.entered.monotonic, clock.monotonic()),
+    };
     this.#stages = [...record.stages];
     this.#secrets = secrets;
     this.#services = services;
-    this.#lastActivityAt = services.clock.now();
-    this.#spokeAt = services.clock.monotonic();
+    this.#lastActivityAt = clock.now();
+    this.#spokeAt = clock.monotonic();
     this.#log = services.log.child({ job: record.facts.id, runner: record.runner });
-    this.#nextRoom = new NextRoom(record.facts.id, record.runner, services, this.#stopped.signal);
     this.#heartbeat = new Heartbeat(this, services);
+    this.#limits = new TimeLimitWatch(
+      clock,
+      () =>
+        timeLimitOf(
+          {
+            state: this.#state,
+            facts: this.facts,
+            enteredAt: this.#entered.monotonic,
+            spokeAt: this.#spokeAt,
+            cancelingSince: this.#cancelingSince,
+          },
+          timings,
+        ),
+      (limit) => this.#onLimit(limit),
+    );
+    this.#nextRoom = new NextRoom(record.facts.id, record.runner, services, this.#stopped.signal);
   }
 
   get state(): LeaseState {
@@ -103,32 +134,50 @@ export class Lease {
     return this.#logBytes;
   }
 
+  /** What ended it otherwise than its own runner or a person; null while live. */
+  get cause(): EndCause | null {
+    return 'cause' in this.#state ? this.#state.cause : null;
+  }
+
   /** A new claim: journals it, then boots its machine in the room that is held for it. */
   async begin(reservation: Reservation): Promise<void> {
+    await this.#services.checkpoint('claim-received');
     await this.#events.run(() => this.#put(this.#state));
     await this.#services.checkpoint('lease-claimed');
     this.#heartbeat.start();
     await this.#boot(reservation);
   }
 
+  /** The machine that an earlier run left it. */
+  attach(machine: Machine): void {
+    this.#machine = machine;
+  }
+
   /**
-   * A lease that an earlier run left, with its machine where that still exists. Goes on as if nothing
-   * had happened where it can, ends the job with the reason where it cannot.
+   * A lease that an earlier run left. Goes on as if nothing had happened where its machine is still
+   * there, ends the job with the reason where it cannot.
    */
-  resume(machine: Machine | undefined): void {
+  resume(): void {
     this.#heartbeat.start();
-    if (machine !== undefined) {
-      this.#machine = machine;
-      this.#watch(machine);
-      if (this.#state.name === 'claimed') void this.apply({ type: 'booting' });
-    } else if (this.#state.name === 'claimed') {
+    const { name } = this.#state;
+    if (this.#machine !== null) {
+      this.#watch(this.#machine);
+      if (name === 'claimed') {
+        this.#tellPersist(this.#machine);
+        void this.apply({ type: 'booting' });
+      }
+      // The host knows its machine only as far as it had told it.
+      if (name === 'offered') this.#machine.report('online');
+      if (name === 'running') this.#machine.report('busy');
+    } else if (name === 'claimed') {
       void this.#bootAgain();
     } else {
       const reason = 'its machine was gone when the host came back';
-      void this.apply({ type: 'machine-ended', reason, note: this.#note(reason, null) });
+      const note = this.#note(reason, null);
+      void this.apply({ type: 'machine-ended', reason, cause: 'machine-lost', note });
     }
-    if (this.#state.name === 'finishing') this.#afterFinishing();
-    else this.#armLimit();
+    if (name === 'finishing') this.#afterFinishing();
+    else this.#limits.arm();
   }
 
   /**
@@ -155,13 +204,21 @@ export class Lease {
   }
 
   /** GitLab took the runner's final update. */
-  finalTaken(outcome: JobOutcome): Promise<void> {
-    return this.apply({ type: 'final-taken', outcome });
+  async finalTaken(outcome: JobOutcome): Promise<void> {
+    await this.#services.checkpoint('final-answered');
+    await this.apply({ type: 'final-taken', outcome });
   }
 
-  /** GitLab remembered the runner's final update and wants it again. */
+  /** The runner's final update, before GitLab gets it: from now on nobody overrules it. */
   finalPending(final: PendingFinal): Promise<void> {
     return this.apply({ type: 'final-pending', final });
+  }
+
+  /** GitLab told the job's status, in whatever answer. */
+  noteStatus(jobStatus: JobStatus | undefined): void {
+    if (jobStatus !== 'canceling' || this.#cancelingSince !== null) return;
+    this.#cancelingSince = this.#services.clock.monotonic();
+    this.#limits.arm();
   }
 
   /** GitLab told that the job is over. */
@@ -179,8 +236,9 @@ export class Lease {
         this.#machine?.stop('its job is over');
         break;
       case 'done':
+        this.noteStatus(answer.jobStatus);
         if (answer.jobStatus === 'canceling' && this.#state.name !== 'running') {
-          await this.#giveUp('canceled', 'canceled before it began', 'unknown_failure');
+          await this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
         }
         break;
       case 'retry':
@@ -194,15 +252,20 @@ export class Lease {
   }
 
   /** Ends the job ourselves, with a reason for its log, and stops its machine. */
-  giveUp(reason: string, wanted: FailureReason = 'runner_system_failure'): Promise<void> {
-    return this.#giveUp('system_failure', reason, wanted);
+  giveUp(
+    reason: string,
+    cause: EndCause,
+    wanted: FailureReason = 'runner_system_failure',
+  ): Promise<void> {
+    return this.#giveUp('system_failure', reason, cause, wanted);
   }
 
-  /** Stops all timers and tries of this process; the journal keeps the lease. */
-  leave(): void {
+  /** Stops all timers and tries of this process; the journal keeps the lease. Resolves when nothing is under way. */
+  leave(): Promise<void> {
     this.#stopped.abort();
     this.#heartbeat.stop();
-    this.#limit?.cancel();
+    this.#limits.stop();
+    return this.#events.run(async () => undefined);
   }
 
   /** What the host shows of it. */
@@ -237,29 +300,25 @@ export class Lease {
     const before = this.#state;
     const next = transition(before, event);
     if (next === null || this.#stopped.signal.aborted) return;
-    const at = this.#services.clock.now();
+    const { clock } = this.#services;
+    const at = clock.now();
     this.#lastActivityAt = at;
     this.#stages.push(...stagesOf(before, next, event, at, this.#machine?.bootedAt ?? null));
+    if (next.name !== before.name) this.#entered = { at, monotonic: clock.monotonic() };
     if (next.name === 'claimed') await this.#renewIdentity();
     await this.#put(next);
-    await this.#services.checkpoint(`lease-${next.name}`);
+    await this.#services.checkpoint(checkpointAfter(before, next, event));
     this.#state = next;
     this.#log.debug(`job ${this.facts.id}: ${before.name} -> ${next.name}`, { event: event.type });
     this.#enter(before);
     this.#services.changed(this);
   }
 
-  /** A journal that cannot be written must not stop a job that GitLab already runs. */
-  async #put(state: LeaseState): Promise<void> {
-    try {
-      if (state.name === 'ended') await this.#services.journal.remove(this.facts.id);
-      else await this.#services.journal.put(this.#record(state));
-    } catch (error) {
-      this.#log.error(
-        `the journal entry of job ${this.facts.id} could not be written: a crash now would lose the job`,
-        { error },
-      );
-    }
+  #put(state: LeaseState): Promise<void> {
+    const { journal } = this.#services;
+    return state.name === 'ended'
+      ? journal.remove(this.facts.id)
+      : journal.put(this.#record(state));
   }
 
   #record(state: LeaseState): LeaseRecord {
@@ -269,15 +328,16 @@ export class Lease {
       runnerName: this.#runnerName,
       vmToken: this.#vmToken,
       requestId: this.requestId,
-      stages: this.#stages,
+      stages: [...this.#stages],
       state,
+      entered: this.#entered,
     };
   }
 
   /** What follows from having entered a state. */
   #enter(before: LeaseState): void {
     const { name } = this.#state;
-    this.#armLimit();
+    this.#limits.arm();
     switch (name) {
       case 'claimed':
         void this.#bootAgain();
@@ -294,7 +354,7 @@ export class Lease {
         if (before.name !== 'finishing') this.#afterFinishing(before);
         break;
       case 'ended':
-        this.leave();
+        void this.leave();
         this.#services.ended(this);
         break;
       default:
@@ -305,40 +365,74 @@ export class Lease {
   #afterFinishing(before?: LeaseState): void {
     if (this.#state.name !== 'finishing') return;
     this.#heartbeat.stop();
+    this.#limits.arm();
+    this.#nextRoom.forgo();
     this.#machine?.report('done');
     if (this.#state.owed !== null) void this.#deliver();
     const { owed, reason } = this.#state;
-    const ranItself = before?.name === 'running' && owed === null;
+    const ranItself = owed === null && (before === undefined || before.name === 'running');
     // A runner that is told of the end winds up and powers off by itself; any other has nothing to do.
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }
 
   async #deliver(): Promise<void> {
-    if (this.#state.name !== 'finishing' || this.#state.owed === null) return;
-    const { outcome, owed } = this.#state;
-    const delivered = await deliver(this.facts, owed, this.#logBytes, {
-      ...this.#services,
-      log: this.#log,
-      signal: this.#stopped.signal,
-    });
-    if (delivered.kind === 'stopped') return;
-    await this.apply({ type: 'delivered', outcome: outcomeOf(delivered, outcome) });
+    const end = this.#state;
+    if (end.name !== 'finishing' || end.owed === null) return;
+    const { owed } = end;
+    const { journal } = this.#services;
+    const delivered = await deliver(
+      this.facts,
+      { owed, since: this.#entered.at, logBytes: this.#logBytes },
+      {
+        ...this.#services,
+        log: this.#log,
+        signal: this.#stopped.signal,
+        placeNote: (at) => this.apply({ type: 'note-placed', at }),
+      },
+    );
+    switch (delivered.kind) {
+      case 'taken':
+      case 'over':
+        await this.apply({ type: 'delivered', ...endOf(delivered, end) });
+        break;
+      case 'abandoned':
+        this.#log.error(
+          `GitLab was not told how job ${this.facts.id} ended, and is not told any more; its journal entry was set aside as .undelivered`,
+        );
+        await this.#events.run(() => journal.setAside(this.facts.id));
+        await this.apply({
+          type: 'delivered',
+          outcome: end.outcome,
+          reason: end.reason,
+          cause: 'undelivered',
+        });
+        break;
+      case 'stopped':
+        break;
+      default:
+        delivered satisfies never;
+    }
   }
 
   /** In the queue of events, so that no other one can come between the machine and its state. */
   #boot(reservation: Reservation): Promise<void> {
     return this.#events.run(async () => {
-      if (this.#state.name !== 'claimed') {
+      if (this.#state.name !== 'claimed' || this.#stopped.signal.aborted) {
         reservation.release();
         return;
       }
       const machine = reservation.boot(this.#services.bootSpec(this));
       this.#machine = machine;
       this.#watch(machine);
-      machine.allowPersist(this.#services.mayPersist(this)).catch((error: unknown) => {
-        this.#log.warn('whether the disk may be kept could not be told', { error });
-      });
+      this.#tellPersist(machine);
+      await this.#services.checkpoint('machine-requested');
       await this.#advance({ type: 'booting' });
+    });
+  }
+
+  #tellPersist(machine: Machine): void {
+    machine.allowPersist(this.#services.mayPersist(this)).catch((error: unknown) => {
+      this.#log.warn('whether the disk may be kept could not be told', { error });
     });
   }
 
@@ -347,16 +441,18 @@ export class Lease {
   }
 
   async #onMachineEnded(machine: Machine, outcome: MachineOutcome): Promise<void> {
-    if (machine !== this.#machine) return;
+    if (machine !== this.#machine || this.#stopped.signal.aborted) return;
     const reason = `the machine ended before the job did: ${outcome.detail}`;
     const event = {
       type: 'machine-ended',
       reason,
+      cause: this.#limitReached ?? `machine-${outcome.cause}`,
       note: this.#note(reason, outcome.consoleTail),
     } as const;
     if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom.ask();
+    await this.#services.checkpoint('machine-gone');
     await this.apply(event);
-    if (this.#state.name !== 'claimed') this.#nextRoom.giveBack();
+    if (this.#state.name !== 'claimed') this.#nextRoom.forgo();
   }
 
   async #renewIdentity(): Promise<void> {
@@ -364,6 +460,7 @@ export class Lease {
     this.#runnerName = identity.runnerName;
     this.#vmToken = identity.vmToken;
     this.#machine = null;
+    this.#limitReached = null;
   }
 
   /** Nothing has run: the job gets one more machine. */
@@ -372,17 +469,23 @@ export class Lease {
     try {
       await this.#boot(await this.#nextRoom.take());
     } catch (error) {
-      if (this.#stopped.signal.aborted) return;
-      await this.giveUp(`no machine could be had for it: ${describeError(error)}`);
+      if (this.#stopped.signal.aborted || this.#state.name !== 'claimed') return;
+      await this.giveUp(`no machine could be had for it: ${describeError(error)}`, 'no-machine');
     }
   }
 
-  #giveUp(outcome: JobOutcome, reason: string, wanted: FailureReason): Promise<void> {
+  #giveUp(
+    outcome: JobOutcome,
+    reason: string,
+    cause: EndCause | null,
+    wanted: FailureReason,
+  ): Promise<void> {
     return this.apply({
       type: 'give-up',
       outcome,
       reason,
-      failureReason: this.facts.failureReasons.includes(wanted) ? wanted : 'runner_system_failure',
+      cause,
+      failureReason: failureReasonOf(wanted, this.facts.failureReasons),
       note: this.#note(reason, null),
     });
   }
@@ -397,16 +500,9 @@ export class Lease {
     });
   }
 
-  /** One limit at a time: the one of the present state. */
-  #armLimit(): void {
-    this.#limit?.cancel();
-    const { clock, timings } = this.#services;
-    const limit = timeLimitOf(this.#state, this.facts, timings);
-    this.#limit =
-      limit &&
-      clock.after(limit.afterMs, () => {
-        if (limit.fails === null) this.#machine?.stop(limit.reason);
-        else void this.giveUp(limit.reason, limit.fails);
-      });
+  #onLimit({ reason, cause, ends }: TimeLimit): void {
+    this.#limitReached = cause;
+    if (ends === null) this.#machine?.stop(reason);
+    else void this.#giveUp(ends.outcome, reason, cause, ends.failureReason);
   }
 }

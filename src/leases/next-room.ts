@@ -9,6 +9,7 @@ export class NextRoom {
   readonly #services: Pick<LeaseServices, 'pool' | 'machineTypeOf'>;
   readonly #signal: AbortSignal;
   #room: Promise<Reservation> | null = null;
+  #wanted = new AbortController();
 
   constructor(
     jobId: number,
@@ -24,22 +25,30 @@ export class NextRoom {
 
   /** Asks at once, so that nobody else gets the room that has just become free. */
   ask(): void {
-    this.#room ??= this.#reserve();
-    // Whoever takes it looks at its failure, maybe later.
-    this.#room.catch(() => undefined);
+    void this.#ask();
   }
 
-  /** The room is the caller's from here on. */
+  /** The room is the caller's once it is granted. */
   take(): Promise<Reservation> {
-    this.ask();
-    const room = this.#room ?? this.#reserve();
+    const room = this.#ask();
     this.#room = null;
     return room;
   }
 
-  giveBack(): void {
-    void this.#room?.then((room) => room.release()).catch(() => undefined);
+  /** The job needs no machine any more. */
+  forgo(): void {
+    this.#wanted.abort();
+    this.#wanted = new AbortController();
+    this.#room?.then((room) => room.release()).catch(() => undefined);
     this.#room = null;
+  }
+
+  #ask(): Promise<Reservation> {
+    const room = this.#room ?? this.#reserve();
+    this.#room = room;
+    // Whoever takes it looks at its failure, maybe later.
+    room.catch(() => undefined);
+    return room;
   }
 
   async #reserve(): Promise<Reservation> {
@@ -52,7 +61,7 @@ export class NextRoom {
       firm: true,
       claimed: true,
       purpose: `job ${this.#jobId}: second boot`,
-      signal: this.#signal,
+      signal: AbortSignal.any([this.#signal, this.#wanted.signal]),
     });
   }
 }

@@ -4,19 +4,20 @@ import type { Timings } from '../config/index.ts';
 import type { BootSpec, Logger, VmPool } from '../contract/index.ts';
 import type { GitlabClient } from '../gitlab/index.ts';
 import type { Clock } from '../lib/clock.ts';
-import type { Journal } from './journal.ts';
+import type { Checkpoint } from './checkpoints.ts';
+import type { JournalWriter } from './journal-writer.ts';
 import type { Lease } from './lease.ts';
 
 export interface LeaseServices {
   readonly clock: Clock;
   readonly gitlab: Pick<GitlabClient, 'updateJob' | 'repeatUpdate' | 'appendTrace'>;
-  readonly journal: Journal;
+  readonly journal: Pick<JournalWriter, 'put' | 'remove' | 'setAside'>;
   readonly pool: Pick<VmPool, 'reserve'>;
   readonly timings: Timings;
   readonly log: Logger;
   readonly consoleTail: boolean;
   /** Where tests stop or kill. */
-  checkpoint(name: string): Promise<void>;
+  readonly checkpoint: Checkpoint;
   /** A fresh identity for a job's next machine. */
   newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
   /** What to boot for a lease. */
