@@ -369,8 +369,9 @@ export class Lease {
     this.#nextRoom.forgo();
     this.#machine?.report('done');
     if (this.#state.owed !== null) void this.#deliver();
-    const { owed, reason } = this.#state;
-    const ranItself = owed === null && (before === undefined || before.name === 'running');
+    const { owed, reason, cause } = this.#state;
+    const ranItself =
+      owed === null && cause === null && (before === undefined || before.name === 'running');
     // A runner that is told of the end winds up and powers off by itself; any other has nothing to do.
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }
