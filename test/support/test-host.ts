@@ -76,6 +76,8 @@ export interface TestHost {
   readonly endedLabels: readonly Labels[];
   /** Moves the provider's wall clock. */
   jumpClock(byMs: number): void;
+  /** Somebody else holds one room, or gives it back. */
+  holdRoom(isHeld: boolean): void;
   /** Machines that do not end when they are told to. */
   ignoreStop: boolean;
   start(): Promise<void>;
@@ -159,6 +161,7 @@ export async function createTestHost(
     jumpClock(byMs) {
       clockOffset += byMs;
     },
+    holdRoom: (isHeld) => pool?.hold(isHeld),
     async start() {
       const mine: Omit<Life, 'provider'> = { isDead: false, sockets: new Set(), timers: new Set() };
       const alive = <T>(value: T): T | Promise<never> => (mine.isDead ? NEVER : value);
@@ -167,6 +170,7 @@ export async function createTestHost(
           now: () => Date.now() + clockOffset,
           monotonic: () => Number(process.hrtime.bigint()) / 1e6,
           after(delayMs, callback) {
+            if (mine.isDead) return { cancel: () => undefined };
             const timer = setTimeout(() => {
               mine.timers.delete(timer);
               if (!mine.isDead) callback();
@@ -417,12 +421,18 @@ function createPool(
   rooms: number,
   machines: readonly WorldMachine[],
   boot: (spec: BootSpec) => Machine,
-): { reserve(request: RoomRequest): Promise<Reservation>; look(): void } {
+): {
+  reserve(request: RoomRequest): Promise<Reservation>;
+  look(): void;
+  hold(isHeld: boolean): void;
+} {
   let reserved = 0;
+  let held = 0;
   const waiting: { request: RoomRequest; grant: () => void }[] = [];
   const look = (): void => {
     waiting.sort((a, b) => Number(b.request.claimed ?? 0) - Number(a.request.claimed ?? 0));
-    while (waiting.length > 0 && reserved + machines.length < rooms) waiting.shift()?.grant();
+    while (waiting.length > 0 && reserved + held + machines.length < rooms)
+      waiting.shift()?.grant();
   };
   const reservation = (): Reservation => {
     let isHeld = true;
@@ -445,6 +455,10 @@ function createPool(
   };
   return {
     look,
+    hold(isHeld) {
+      held = isHeld ? 1 : 0;
+      look();
+    },
     reserve: (request) =>
       new Promise((resolve, reject) => {
         const entry = { request, grant: () => resolve(reservation()) };
@@ -492,7 +506,11 @@ async function openDoor(): Promise<{
         };
         for (const socket of queue.splice(0)) accept(socket);
       },
-      close: async () => leave(),
+      async close() {
+        leave();
+        // As long as it takes to tell whoever holds the socket.
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      },
     }),
     async close() {
       for (const socket of open) socket.destroy();
