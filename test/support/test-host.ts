@@ -462,11 +462,13 @@ function createPool(
     reserve: (request) =>
       new Promise((resolve, reject) => {
         const entry = { request, grant: () => resolve(reservation()) };
-        waiting.push(entry);
-        request.signal.addEventListener('abort', () => {
+        const takeBack = (): void => {
           if (waiting.includes(entry)) waiting.splice(waiting.indexOf(entry), 1);
           reject(Object.assign(new Error('taken back'), { code: 'aborted' }));
-        });
+        };
+        waiting.push(entry);
+        if (request.signal.aborted) takeBack();
+        else request.signal.addEventListener('abort', takeBack);
         look();
       }),
   };
