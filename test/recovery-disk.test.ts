@@ -70,7 +70,9 @@ suite('a full disk', { concurrency: 3, skip }, () => {
     });
     assert.match(health.message ?? '', /no new job is taken: the journal cannot be written/);
     assert.match(health.message ?? '', /ENOSPC/);
-    assert.match(host.provider.status().runners[0]?.notClaiming ?? '', /cannot be written/);
+    await eventually('the runner to say why it takes no job', () =>
+      host.provider.status().runners[0]?.notClaiming?.includes('cannot be written'),
+    );
     await guest.finish('success');
     await guest.powerOff();
     assert.equal((await host.ended(job)).outcome, 'success');
@@ -92,7 +94,7 @@ suite('a full disk', { concurrency: 3, skip }, () => {
     const giveBack = fill(disk);
     const job = host.queue();
     await host.machine(job);
-    assert.deepEqual(await host.journal(), [`job-${job.id}.json`]);
+    assert.ok((await host.journal()).includes(`job-${job.id}.json`));
     host.kill();
     giveBack();
     await host.start();
