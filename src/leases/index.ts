@@ -5,5 +5,6 @@ export { createFileJournal, type Journal } from './journal.ts';
 export { JournalWriter } from './journal-writer.ts';
 export type { Lease } from './lease.ts';
 export { type ClaimedJob, Leases, type LeasesServices } from './leases.ts';
+export type { LeaseRecord } from './record.ts';
 export type { LeaseServices } from './services.ts';
 export { createVmToken, sameToken } from './vm-token.ts';

@@ -88,6 +88,8 @@ export interface TestHost {
   /** A power cut: with the provider, its machines and all knowledge of them. */
   losePower(): void;
   queue(spec?: Partial<JobSpec>): SimJob;
+  /** A machine of that name is there, as if an earlier provider had booted it. */
+  leaveMachine(runnerName: string): void;
   /** The n-th machine that was booted for a job. */
   machine(job: SimJob, boot?: number): Promise<TestMachine>;
   guest(job: SimJob, boot?: number): Promise<Guest>;
@@ -121,7 +123,7 @@ const TYPE: MachineType = {
 const NEVER = new Promise<never>(() => undefined);
 
 export async function createTestHost(
-  t: TestContext,
+  t: Pick<TestContext, 'after'>,
   options: TestHostOptions = {},
 ): Promise<TestHost> {
   const directory = await mkdtemp(path.join(tmpdir(), 'forrest-lease-'));
@@ -275,6 +277,11 @@ export async function createTestHost(
         machine.untold = false;
       }
       known = [];
+    },
+    leaveMachine(runnerName) {
+      const machine = createMachine({ runnerName, substitutions: {}, metadata: {} });
+      machines.push(machine);
+      known.push(machine);
     },
     queue: (spec = {}) =>
       gitlab.queueJob({ project: 'lab/demo', name: 'job', script: ['true'], ...spec }),
