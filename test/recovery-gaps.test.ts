@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { suite, test } from 'node:test';
+import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { CHECKPOINTS, type CheckpointName } from '../src/leases/index.ts';
 import { eventually, within } from './support/deadline.ts';
@@ -163,7 +163,7 @@ suite('killed in our own end of a job', { concurrency: 4 }, () => {
   }
 
   const timedOut = async (
-    t: Parameters<typeof createTestHost>[0],
+    t: TestContext,
     options: TestHostOptions = {},
   ): Promise<{ host: TestHost; job: SimJob }> => {
     const host = await createTestHost(t, { ...options, timings: { jobGraceMs: 1 } });

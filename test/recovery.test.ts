@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { suite, test } from 'node:test';
+import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
 import { SAID } from './support/persistent-runner.ts';
@@ -109,10 +109,7 @@ suite('machines that live on', { concurrency: 4 }, () => {
 });
 
 suite('a damaged entry', { concurrency: 4 }, () => {
-  const damagedAt = async (
-    t: Parameters<typeof createTestHost>[0],
-    damage: (text: string) => string,
-  ) => {
+  const damagedAt = async (t: TestContext, damage: (text: string) => string) => {
     const host = await startTestHost(t);
     const { job, guest, machine } = await host.running();
     await guest.log(SAID);
@@ -196,7 +193,7 @@ suite('a damaged entry', { concurrency: 4 }, () => {
 });
 
 suite('what we owe GitLab', { concurrency: 4 }, () => {
-  const owing = async (t: Parameters<typeof createTestHost>[0], deliveryLimitMs?: number) => {
+  const owing = async (t: TestContext, deliveryLimitMs?: number) => {
     const host = await startTestHost(t, {
       timings: deliveryLimitMs === undefined ? {} : { deliveryLimitMs },
     });

@@ -27,6 +27,7 @@ export class Heartbeat {
   }
 
   start(): void {
+    if (this.#stopped) return;
     const { clock, timings } = this.#services;
     this.#timer = clock.after(timings.heartbeatMs, () => void this.#beat());
   }

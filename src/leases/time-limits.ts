@@ -110,6 +110,7 @@ export class TimeLimitWatch {
   readonly #next: () => TimeLimit | null;
   readonly #reach: (limit: TimeLimit) => void;
   #timer: Timer | null = null;
+  #stopped = false;
 
   constructor(clock: Clock, next: () => TimeLimit | null, reach: (limit: TimeLimit) => void) {
     this.#clock = clock;
@@ -120,12 +121,14 @@ export class TimeLimitWatch {
   arm(): void {
     this.#timer?.cancel();
     const limit = this.#next();
-    if (limit === null) return;
+    if (limit === null || this.#stopped) return;
     const remainingMs = Math.max(0, limit.at - this.#clock.monotonic());
     this.#timer = this.#clock.after(Math.min(remainingMs, LONGEST_WAIT_MS), () => this.#look());
   }
 
+  /** For good, also for a step that is under way. */
   stop(): void {
+    this.#stopped = true;
     this.#timer?.cancel();
   }
 
