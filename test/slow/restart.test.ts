@@ -187,14 +187,20 @@ async function begin({ gitlab, jobs, directory }: Site): Promise<void> {
   const source = queue({
     ...base,
     name: 'source',
+    stage: 'build',
     script: ['head -c 5000000 /dev/urandom > data', 'sha256sum data > data.sum'],
     artifacts: [{ paths: ['data', 'data.sum'] }],
   });
   await eventually('the first job to be over', () => isOver(source), LIMIT_MS);
   const lines = `n=0; until [ -e ${directory}/release ]; do n=$((n+1)); echo "line $n."; sleep 0.2; done; echo "lines $n."`;
+  for (let index = 0; index < JOBS - 2; index += 1) {
+    queued.push(queue({ ...base, name: `lines ${index}`, script: [lines] }));
+  }
+  const print = (): boolean => queued.every((job) => job.log.toString().includes('line 1.'));
+  await eventually('the first six to print', print, LIMIT_MS);
   // Held by GitLab for so long that the host is killed while they are on their way.
-  gitlab.inject({ match: { route: 'artifacts-upload', times: 1 }, do: { delayMs: 15_000 } });
-  gitlab.inject({ match: { route: 'artifacts-download', times: 1 }, do: { delayMs: 15_000 } });
+  gitlab.inject({ match: { route: 'artifacts-upload', times: 1 }, do: { delayMs: 30_000 } });
+  gitlab.inject({ match: { route: 'artifacts-download', times: 1 }, do: { delayMs: 30_000 } });
   queued.push(
     queue({
       ...base,
@@ -206,24 +212,17 @@ async function begin({ gitlab, jobs, directory }: Site): Promise<void> {
     queue({
       ...base,
       name: 'upload',
+      stage: 'build',
       script: ['n=1; head -c 20000000 /dev/urandom > result; echo "line $n."; echo "lines $n."'],
       artifacts: [{ paths: ['result'] }],
     }),
-    ...Array.from({ length: JOBS - 2 }, (_, index) =>
-      queue({ ...base, name: `lines ${index}`, script: [lines] }),
-    ),
   );
-  const asked = (route: string): boolean =>
-    gitlab.requests.some(
-      (one) => one.route === route && queued.some((job) => job.id === one.jobId),
-    );
+  const before = gitlab.requests.length;
+  const isOnItsWay = (route: string): boolean =>
+    gitlab.requests.slice(before).some((one) => one.route === route && one.status === null);
   await eventually(
-    'all jobs to run, the transfers on their way',
-    () =>
-      queued.every((job) => job.status === 'running') &&
-      gitlab.requests.filter((one) => one.route === 'artifacts-download').length > 0 &&
-      asked('artifacts-upload') &&
-      queued.filter((job) => job.log.toString().includes('line 1.')).length >= JOBS - 2,
+    'an upload and a download to be on their way',
+    () => isOnItsWay('artifacts-upload') && isOnItsWay('artifacts-download'),
     LIMIT_MS,
   );
 }
