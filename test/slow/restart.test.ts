@@ -178,51 +178,69 @@ async function prepare(t: TestContext, runner: string | undefined): Promise<Site
   return site;
 }
 
-/** One to be downloaded from comes first; then eight at once, of which one is about to upload, one to download. */
+/** Eight at once: six that print, one that downloads what another has uploaded before, one that uploads. */
 async function begin({ gitlab, jobs, directory }: Site): Promise<void> {
   const queued = jobs as SimJob[];
   const queue = (spec: Parameters<GitlabSimulator['queueJob']>[0]): SimJob => gitlab.queueJob(spec);
   const variables = [{ key: 'GIT_STRATEGY', value: 'none' }];
   const base = { project: 'lab/demo', variables };
-  const source = queue({
-    ...base,
-    name: 'source',
-    stage: 'build',
-    script: ['head -c 5000000 /dev/urandom > data', 'sha256sum data > data.sum'],
-    artifacts: [{ paths: ['data', 'data.sum'] }],
-  });
-  await eventually('the first job to be over', () => isOver(source), LIMIT_MS);
-  const lines = `n=0; until [ -e ${directory}/release ]; do n=$((n+1)); echo "line $n."; sleep 0.2; done; echo "lines $n."`;
+  const lines = `n=1; echo "line $n."; until [ -e ${directory}/release ]; do n=$((n+1)); echo "line $n."; sleep 0.2; done; echo "lines $n."`;
   for (let index = 0; index < JOBS - 2; index += 1) {
     queued.push(queue({ ...base, name: `lines ${index}`, script: [lines] }));
   }
   const print = (): boolean => queued.every((job) => job.log.toString().includes('line 1.'));
   await eventually('the first six to print', print, LIMIT_MS);
+  const [, download] = gitlab.queuePipeline({
+    stages: [
+      [
+        {
+          ...base,
+          name: 'source',
+          script: ['head -c 5000000 /dev/urandom > data', 'sha256sum data > data.sum'],
+          artifacts: [{ paths: ['data', 'data.sum'] }],
+        },
+      ],
+      [{ ...base, name: 'download', script: ['sha256sum -c data.sum', lines] }],
+    ],
+  });
+  const upload = queue({
+    ...base,
+    name: 'upload',
+    script: [
+      `until [ -e ${directory}/upload ]; do sleep 0.2; done`,
+      'n=1; head -c 20000000 /dev/urandom > result; echo "line $n."; echo "lines $n."',
+    ],
+    artifacts: [{ paths: ['result'] }],
+  });
+  assert.ok(download);
+  queued.push(download, upload);
   // Held by GitLab for so long that the host is killed while they are on their way.
-  gitlab.inject({ match: { route: 'artifacts-upload', times: 1 }, do: { delayMs: 30_000 } });
-  gitlab.inject({ match: { route: 'artifacts-download', times: 1 }, do: { delayMs: 30_000 } });
-  queued.push(
-    queue({
-      ...base,
-      name: 'download',
-      stage: 'test',
-      dependencies: ['source'],
-      script: ['sha256sum -c data.sum', lines],
-    }),
-    queue({
-      ...base,
-      name: 'upload',
-      stage: 'build',
-      script: ['n=1; head -c 20000000 /dev/urandom > result; echo "line $n."; echo "lines $n."'],
-      artifacts: [{ paths: ['result'] }],
-    }),
-  );
+  for (const [route, jobId] of [
+    ['artifacts-upload', upload.id],
+    ['artifacts-download', undefined],
+  ] as const) {
+    const match = { route, times: 1, ...(jobId !== undefined && { jobId }) };
+    gitlab.inject({ match, do: { delayMs: 30_000 } });
+  }
   const before = gitlab.requests.length;
   const isOnItsWay = (route: string): boolean =>
     gitlab.requests.slice(before).some((one) => one.route === route && one.status === null);
+  await eventually('a download on its way', () => isOnItsWay('artifacts-download'), LIMIT_MS);
+  await writeFile(path.join(directory, 'upload'), '');
   await eventually(
-    'an upload and a download to be on their way',
+    'an upload and a download on their way',
     () => isOnItsWay('artifacts-upload') && isOnItsWay('artifacts-download'),
+    LIMIT_MS,
+  );
+}
+
+/** Whoever prints goes on doing so: its host is there again. */
+async function untilTheyGoOn({ jobs }: Site): Promise<void> {
+  const printing = jobs.filter((job) => job.name.startsWith('lines'));
+  const before = printing.map((job) => job.log.length);
+  await eventually(
+    'all jobs to print more',
+    () => printing.every((job, index) => job.log.length > (before[index] ?? 0)),
     LIMIT_MS,
   );
 }
@@ -301,6 +319,7 @@ async function killAndWait(site: Site): Promise<void> {
       )),
     LIMIT_MS,
   );
+  await untilTheyGoOn(site);
 }
 
 suite('while eight jobs run', { concurrency: 2 }, () => {
@@ -310,7 +329,7 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
     await untilUp(site);
     await begin(site);
     for (let round = 0; round < 3; round += 1) await killAndWait(site);
-    await site.conclude(3 * (JOBS - 1));
+    await site.conclude(3 * (JOBS - 2));
   });
 
   test('the same with the official runner', {
@@ -321,7 +340,7 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
     await untilUp(site);
     await begin(site);
     for (let round = 0; round < 3; round += 1) await killAndWait(site);
-    await site.conclude(3 * (JOBS - 1));
+    await site.conclude(3 * (JOBS - 2));
   });
 
   test('the package is upgraded, and its supervisor told to start the host again', async (t) => {
@@ -343,8 +362,9 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
           )),
         LIMIT_MS,
       );
+      await untilTheyGoOn(site);
     }
-    await site.conclude(3 * (JOBS - 1));
+    await site.conclude(3 * (JOBS - 2));
   });
 
   test('systemd, which holds the sockets, stops and starts the host, once at another version', async (t) => {
@@ -367,9 +387,10 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
       if (signal === 'SIGKILL') await site.upgrade();
       await sleep(5000);
       await start();
+      await untilTheyGoOn(site);
     }
     assert.equal((await site.status()).host.version, '0.2.0');
-    await site.conclude(3 * (JOBS - 1));
+    await site.conclude(3 * (JOBS - 2));
     process.kill(await site.hostPid(), 'SIGTERM');
     manager.stdin?.end();
     await new Promise((resolve) => manager.once('close', resolve));
