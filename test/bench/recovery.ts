@@ -63,7 +63,7 @@ export const bench: Bench = {
         WAIT_MS,
       );
       const closing = await timed(async () => {
-        await rig.start();
+        progress(`started again in ${(await timed(() => rig.start())).toFixed(0)} ms`);
         await eventually(
           'all jobs to be closed, and their entries gone',
           async () =>
