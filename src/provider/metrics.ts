@@ -75,8 +75,8 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
   out.set(0);
   const ended = metrics.counter({
     name: 'jobs_ended_total',
-    help: 'Ended jobs, by runner and outcome.',
-    labelNames: ['runner', 'outcome'],
+    help: 'Ended jobs, by runner, outcome, and what ended them otherwise than their own runner or a person.',
+    labelNames: ['runner', 'outcome', 'cause'],
   });
   const live = metrics.gauge({
     name: 'jobs_live',
@@ -99,7 +99,11 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
       if (call.repeats > 0) repeats.add(call.repeats, { route: call.route });
     },
     ended: (lease) =>
-      ended.add(1, { runner: lease.runner, outcome: lease.row().outcome ?? 'unknown' }),
+      ended.add(1, {
+        runner: lease.runner,
+        outcome: lease.row().outcome ?? 'unknown',
+        cause: lease.cause ?? 'none',
+      }),
     live: (count) => live.set(count),
     held: (count) => held.set(count),
     out: (since) => out.set((since ?? 0) / 1000),

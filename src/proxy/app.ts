@@ -112,17 +112,16 @@ async function updateJob(c: Call, services: Services, route: Route): Promise<Res
   if (state !== 'success' && state !== 'failed') return pass(c, services, lease, route, { body });
   const final: PendingFinal = { body, outcome: state };
   const bytes = readKey(json['output'], 'bytesize');
+  // Whatever becomes of its machine and of us: this is the job's own last word, and it is kept.
+  await lease.finalPending(final);
   return pass(c, services, lease, route, {
     body,
     final: { state, takeOver: async () => lease.hasLog(bytes) && (await lease.finalHeld(final)) },
     async onAnswer({ statusCode, headers }) {
-      if (statusCode === 200) {
-        // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
-        const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
-        await lease.finalTaken(canceling ? 'canceled' : state);
-      } else if (statusCode === 202) {
-        await lease.finalPending(final);
-      }
+      if (statusCode !== 200) return;
+      // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
+      const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
+      await lease.finalTaken(canceling ? 'canceled' : state);
     },
   });
 }
@@ -187,8 +186,9 @@ async function pass(
     headers: headersUp(route.name, incoming.headers, token),
     ...options,
     async onAnswer(answer) {
-      await options.onAnswer?.(answer);
       const jobStatus = readJobStatus(answer.headers[HEADERS.jobStatus]);
+      lease.noteStatus(jobStatus);
+      await options.onAnswer?.(answer);
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
   };
