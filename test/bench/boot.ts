@@ -229,6 +229,7 @@ async function bootByHand(rig: Rig, calls: Calls): Promise<Sample> {
     disks,
     directIo: await supportsDirectIo(path.join(directory, 'job-config.img')),
     shared: [],
+    snapshot: null,
   });
   const qemu: ChildProcess = spawn(QEMU, args, { cwd: directory, stdio: 'ignore' });
   await once(qemu, 'spawn');
