@@ -42,7 +42,9 @@ test('machines of one snapshot', { skip }, async (t) => {
   const rig = await startSnapshotRig(t);
 
   await t.test('have the right time, their own names and their own random numbers', async () => {
-    const jobs = ['one', 'two'].map((name) => rig.queue({ name, script: SCRIPT, variables: NO_GIT }));
+    const jobs = ['one', 'two'].map((name) =>
+      rig.queue({ name, script: SCRIPT, variables: NO_GIT }),
+    );
     for (const job of jobs) {
       await endedInVm(rig, job);
       assert.equal(job.status, 'success', job.log.toString());
