@@ -1,6 +1,7 @@
 /** A real host with jobs of both forges and a dashboard, and simulators of both. */
 
 import { mkdtemp, rm } from 'node:fs/promises';
+import http from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
@@ -23,6 +24,10 @@ export interface DashboardRig extends Rig {
   readonly origin: string;
   /** Queues a job at GitHub whose machine runs these steps. */
   queueGithub(name: string, steps: readonly string[], ref?: string): GithubJob;
+  /** `POST` over the control socket. */
+  call(target: string, body: unknown): Promise<void>;
+  /** Until so many requests wait for room. */
+  waits(atLeast: number): Promise<void>;
   /** Waits until the host shows that job in that state, or with that outcome. */
   shows(job: { readonly id: number }, state: string): Promise<void>;
 }
@@ -65,6 +70,13 @@ export async function startDashboardRig(
         steps,
         labels: ['self-hosted', 'forrest', 'build'],
       }),
+    call: (target: string, body: unknown) => post(rig.host.controlSocket, target, body),
+    waits: (atLeast: number) =>
+      eventually(
+        `${atLeast} requests to wait`,
+        () => rig.status().pool.waiting.length >= atLeast,
+        30_000,
+      ).then(() => undefined),
     shows: (job: { readonly id: number }, state: string) =>
       eventually(
         `job ${job.id} to be ${state}`,
@@ -76,6 +88,19 @@ export async function startDashboardRig(
         },
         30_000,
       ).then(() => undefined),
+  });
+}
+
+function post(socketPath: string, path: string, body: unknown): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const headers = { host: 'localhost' };
+    const request = http.request({ socketPath, path, method: 'POST', headers }, (response) => {
+      response.resume();
+      if ((response.statusCode ?? 500) < 300) resolve();
+      else reject(new Error(`${path} was answered ${response.statusCode}`));
+    });
+    request.on('error', reject);
+    request.end(JSON.stringify(body));
   });
 }
 
