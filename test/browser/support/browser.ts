@@ -14,7 +14,7 @@ import {
 const CHROMIUM = process.env['CHROMIUM'] ?? '/usr/bin/chromium';
 
 /** On a busy machine. */
-const TIMEOUT_MS = 20_000;
+const TIMEOUT_MS = 40_000;
 
 /** Why no browser test can run here, or false. */
 export const NO_BROWSER: string | false = existsSync(CHROMIUM)
