@@ -7,6 +7,7 @@ import type { ForwardedCall } from '../proxy/index.ts';
 export interface ProviderMetrics {
   asked(runner: string, answer: string): void;
   expiry(runner: string, expiresAt: Date | null): void;
+  webhook(result: string): void;
   forwarded(call: ForwardedCall): void;
   ended(lease: Lease): void;
   live(count: number): void;
@@ -17,6 +18,11 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
     name: 'job_requests_total',
     help: 'Requests for a job, by runner and answer.',
     labelNames: ['runner', 'answer'],
+  });
+  const webhooks = metrics.counter({
+    name: 'webhooks_total',
+    help: 'Events that GitLab delivered, by what became of them.',
+    labelNames: ['result'],
   });
   const expiry = metrics.gauge({
     name: 'runner_token_expires_timestamp_seconds',
@@ -41,8 +47,8 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
   });
   const ended = metrics.counter({
     name: 'jobs_ended_total',
-    help: 'Ended jobs, by runner and outcome.',
-    labelNames: ['runner', 'outcome'],
+    help: 'Ended jobs, by runner, outcome, and what ended them otherwise than their own runner or a person.',
+    labelNames: ['runner', 'outcome', 'cause'],
   });
   const live = metrics.gauge({
     name: 'jobs_live',
@@ -53,6 +59,7 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
     expiry: (runner, expiresAt) => {
       if (expiresAt !== null) expiry.set(expiresAt.getTime() / 1000, { runner });
     },
+    webhook: (result) => webhooks.add(1, { result }),
     forwarded(call) {
       calls.add(1, { route: call.route, status: String(call.status) });
       bytes.add(call.bytesUp, { route: call.route, direction: 'up' });
@@ -60,7 +67,11 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
       seconds.observe(call.durationMs / 1000, { route: call.route });
     },
     ended: (lease) =>
-      ended.add(1, { runner: lease.runner, outcome: lease.row().outcome ?? 'unknown' }),
+      ended.add(1, {
+        runner: lease.runner,
+        outcome: lease.row().outcome ?? 'unknown',
+        cause: lease.cause ?? 'none',
+      }),
     live: (count) => live.set(count),
   };
 }
