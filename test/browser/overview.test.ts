@@ -1,6 +1,7 @@
 /** The first page, with jobs of both forges: what it shows, and that it stays true by itself. */
 
 import assert from 'node:assert/strict';
+import net, { type AddressInfo } from 'node:net';
 import { after, suite, test } from 'node:test';
 import { eventually } from '../support/deadline.ts';
 import { closeBrowser, NO_BROWSER } from './support/browser.ts';
@@ -110,17 +111,17 @@ suite('the first page', { skip: NO_BROWSER, concurrency: 2 }, () => {
     assert.match(await runner.textContent().then(String), /token refused since \d\d:\d\d UTC/);
   });
 
-  test('goes on where the host was started again, and says meanwhile that it is not live', async (t) => {
-    const rig = await startDashboardRig(t, { host: { dashboard: { listen: '127.0.0.1:0' } } });
+  test('says that it is not live while the host is gone, and catches up when that is back', async (t) => {
+    const listen = `127.0.0.1:${await freePort()}`;
+    const rig = await startDashboardRig(t, { host: { dashboard: { listen } } });
     const page = await signIn(t, rig);
     await whenLive(page);
-    await page.context().setOffline(true);
-    // Emulated: what is open stays open, so the page is made to look again.
-    await page.evaluate(`dispatchEvent(new PageTransitionEvent('pagehide'));
-      dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))`);
-    await page.context().setOffline(false);
+    await rig.host.stop('leave');
+    await page.locator('#live[data-state="lost"]').waitFor();
+    await rig.start();
     const { job } = await rig.running({ name: 'later' });
     await page.locator(`[id="job-gitlab-${job.id}"]`).waitFor();
+    await whenLive(page);
   });
 
   test('keeps the keyboard where it is while rows change under it', async (t) => {
@@ -137,3 +138,11 @@ suite('the first page', { skip: NO_BROWSER, concurrency: 2 }, () => {
     assert.equal(await button.evaluate((one) => one.matches(':focus')), true);
   });
 });
+
+async function freePort(): Promise<number> {
+  const server = net.createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+}
