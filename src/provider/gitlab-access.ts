@@ -1,4 +1,4 @@
-/** The way to GitLab for one configuration: transport and client. */
+/** The way to GitLab for one configuration: transport and clients. */
 
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import {
@@ -6,6 +6,7 @@ import {
   createGitlabClient,
   type Features,
   type GitlabClient,
+  type ObservedCall,
   type RunnerInfo,
 } from '../gitlab/index.ts';
 import type { Clock } from '../lib/clock.ts';
@@ -14,7 +15,8 @@ import { packageVersion } from './version.ts';
 
 export interface GitlabAccess {
   readonly upstream: Upstream;
-  readonly client: GitlabClient;
+  /** A client whose calls are told to `observed`; all share the transport. */
+  clientFor(observed: (call: ObservedCall) => void): GitlabClient;
 }
 
 export function createGitlabAccess(
@@ -31,14 +33,20 @@ export function createGitlabAccess(
     connectTimeoutMs: timings.connectTimeoutMs,
     clock,
   });
-  const client = createGitlabClient({
-    url: upstream.url,
-    fetch: fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs),
-    userAgent: `forrest-gitlab ${packageVersion()}`,
-    claimTimeoutMs: timings.claimTimeoutMs,
-    callTimeoutMs: timings.callTimeoutMs,
-  });
-  return { upstream, client };
+  const ownFetch = fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs);
+  return {
+    upstream,
+    clientFor: (observed) =>
+      createGitlabClient({
+        url: upstream.url,
+        fetch: ownFetch,
+        userAgent: `forrest-gitlab ${packageVersion()}`,
+        claimTimeoutMs: timings.claimTimeoutMs,
+        callTimeoutMs: timings.callTimeoutMs,
+        monotonic: () => clock.monotonic(),
+        observed,
+      }),
+  };
 }
 
 /** The `info` of our own requests for a runner. */

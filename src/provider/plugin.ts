@@ -37,7 +37,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
   return {
     id: 'gitlab',
     parseConfig,
-    check: (config, signal) => checkConfig(config, complete, signal),
+    check: (config, context) => checkConfig(config, complete, context),
     create: (host, config) => createProvider(host, config, complete),
   };
 }

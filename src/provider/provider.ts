@@ -5,7 +5,7 @@ import { Backoff, Claimer } from '../claimer/index.ts';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
-import { knownFeatures, readPayload } from '../gitlab/index.ts';
+import { type GitlabClient, knownFeatures, readPayload } from '../gitlab/index.ts';
 import { createFileJournal, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
@@ -18,6 +18,7 @@ import { loadSystemId, newIdentity } from './identity.ts';
 import { createMaskingLog } from './log.ts';
 import { createProviderMetrics } from './metrics.ts';
 import { Pauses } from './pauses.ts';
+import { TokenExpiry } from './token-expiry.ts';
 
 /** The seams, complete. */
 export interface CompleteSeams extends Randomness {
@@ -39,17 +40,31 @@ export function createProvider(
     config.runners.find((runner) => runner.name === name);
 
   // What watches: a log that masks tokens, and metrics.
-  const log = createMaskingLog(host.log);
-  const metrics = createProviderMetrics(host.metrics);
+  const metrics = createProviderMetrics(
+    host.metrics,
+    {
+      systemId: () => systemId,
+      runners: () => config.runners,
+      leases: () => leases.all(),
+      expiries: () => expiry.known,
+    },
+    () => clock.monotonic(),
+  );
+  const log = createMaskingLog(host.log, (level) => metrics.logged(level));
 
   // The way to GitLab, for our own calls and for the guests'.
-  const { upstream, client } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
+  const { upstream, clientFor } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
+  const ofRunner = (name: string): GitlabClient => clientFor((call) => metrics.called(name, call));
+  const ofJobs = clientFor((call) => {
+    const lease = leases.all().find(({ facts }) => facts.id === call.jobId);
+    if (lease !== undefined) metrics.called(lease.runner, call);
+  });
 
   // Claimed jobs and their machines: here claimers and proxy meet.
   const leases = new Leases({
     clock,
-    gitlab: client,
-    journal: createFileJournal(path.join(host.stateDir, 'leases'), log),
+    gitlab: ofJobs,
+    journal: metrics.measure(createFileJournal(path.join(host.stateDir, 'leases'), log)),
     pool: host.pool,
     timings: config.timings,
     log,
@@ -72,7 +87,6 @@ export function createProvider(
     changed: () => host.changed(),
     ended(lease) {
       metrics.ended(lease);
-      metrics.live(leases.all().length);
       host.jobEnded(lease.row());
       for (const claimer of claimers) claimer.wake();
       host.changed();
@@ -88,6 +102,7 @@ export function createProvider(
     monotonic: () => clock.monotonic(),
     knownFeatures,
     describeFailure: describeError,
+    failed: metrics.failed,
     forwarded(call) {
       metrics.forwarded(call);
       log.info(`${call.route} of job ${call.jobId}: ${call.status}`, { ...call });
@@ -101,12 +116,11 @@ export function createProvider(
   const createClaimer = (runner: RunnerConfig): Claimer =>
     new Claimer(runner, config, pauses.has(runner.name), {
       clock,
-      gitlab: client,
+      gitlab: ofRunner(runner.name),
       leases: {
         countOf: (name) => leases.countOf(name),
         async claim(name, job, reservation) {
           const lease = await leases.claim(name, job, reservation);
-          metrics.live(leases.all().length);
           log.info(`runner ${name} claimed job ${job.facts.id}`, { machine: lease.runnerName });
           return lease;
         },
@@ -118,8 +132,19 @@ export function createProvider(
       info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
       changed: () => host.changed(),
       asked: metrics.asked,
-      expiry: metrics.expiry,
+      expiry: (name, expiresAt) => expiry.note(name, expiresAt),
     });
+  const expiry = new TokenExpiry({
+    clock,
+    log,
+    retryMs: config.timings.backoffCapMs,
+    verify: (runner, token) =>
+      ofRunner(runner.name).verifyRunner(
+        token,
+        systemId,
+        runnerInfo(runner, leases.learnedFeatures(runner.name)),
+      ),
+  });
   const stopClaiming = async (): Promise<void> => {
     await Promise.all(claimers.map((claimer) => claimer.stop()));
   };
@@ -131,9 +156,11 @@ export function createProvider(
       listening = await host.listen('guests', config.listen);
       // Nothing is answered from an unrecovered state: one early 403 would end a live job.
       await leases.recover(host.pool.machines());
+      metrics.recovered(leases.all().length);
       proxy.accept(listening);
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
+      expiry.watch(config.runners);
       log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
         guests: listening.address,
       });
@@ -161,6 +188,7 @@ export function createProvider(
         claimer.start();
         return claimer;
       });
+      expiry.watch(config.runners);
     },
 
     async pause(runner, paused) {
@@ -181,6 +209,7 @@ export function createProvider(
     },
 
     async stop(machines) {
+      expiry.stop();
       await stopClaiming();
       if (machines === 'end') {
         for (const lease of leases.all()) {

@@ -106,6 +106,9 @@ async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
         // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
         const canceling = /^cancel/.test(answer.headers[HEADERS.jobStatus]?.toString() ?? '');
         await lease.finalTaken(canceling ? 'canceled' : final);
+        if (final === 'failed') {
+          services.failed(lease.runner, String(readKey(json, 'failure_reason')));
+        }
       } else if (answer.statusCode === 202) {
         await lease.finalPending({ body, outcome: final });
       }
@@ -177,7 +180,9 @@ async function pass(
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
   });
-  const call = { route, jobId: lease.facts.id, durationMs: services.monotonic() - startedAt };
+  const { runner, facts } = lease;
+  const durationMs = services.monotonic() - startedAt;
+  const call = { route, runner, jobId: facts.id, durationMs };
   switch (result.kind) {
     case 'answered':
       services.forwarded({ ...call, ...result });
