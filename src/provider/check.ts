@@ -9,6 +9,7 @@ import type { Randomness } from '../lib/random.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { createGitlabAccess, type GitlabAccess, runnerInfo } from './gitlab-access.ts';
 import { loadSystemId } from './identity.ts';
+import { EXPIRY_WARNING_MS } from './token-expiry.ts';
 
 export interface CheckSeams extends Randomness {
   readonly clock: Clock;
@@ -73,7 +74,8 @@ function* checkAddresses(config: GitlabConfig): Iterable<Finding> {
     yield {
       severity: 'warning',
       subject: `gitlab.url ${config.url}`,
-      message: 'to a guest that address is the guest itself, and it clones from where GitLab says it is',
+      message:
+        'to a guest that address is the guest itself, and it clones from where GitLab says it is',
       remedy: `if clones fail, set gitlab.clone_url to an address of this GitLab that guests reach, such as http://10.0.2.2:PORT`,
     };
   }
@@ -97,7 +99,12 @@ async function* checkRunners(
     const read = await readTokenFile(runner.tokenFile);
     if (!read.ok) {
       const message = `the token file ${runner.tokenFile} ${read.reason}`;
-      yield { severity: 'error', subject, message, remedy: 'put the token alone into it, mode 0600' };
+      yield {
+        severity: 'error',
+        subject,
+        message,
+        remedy: 'put the token alone into it, mode 0600',
+      };
       continue;
     }
     let call: ObservedCall | undefined;
@@ -212,9 +219,6 @@ function* checkTime(date: string | null, now: number): Iterable<Finding> {
   };
 }
 
-const DAY_MS = 24 * 3600 * 1000;
-const EXPIRY_WARNING_MS = 7 * DAY_MS;
-
 function ofToken(
   runner: RunnerConfig,
   subject: string,
@@ -226,7 +230,8 @@ function ofToken(
       severity: 'error',
       subject,
       message: `GitLab refuses the token in ${runner.tokenFile}: ${outcome.reason}`,
-      remedy: 'it was revoked, has expired, or is of another GitLab: make a runner there and put its new token into the file',
+      remedy:
+        'it was revoked, has expired, or is of another GitLab: make a runner there and put its new token into the file',
     };
   }
   const features = Object.values(runnerInfo(runner, undefined).features).filter(Boolean).length;

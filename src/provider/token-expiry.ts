@@ -66,7 +66,7 @@ export class TokenExpiry {
     if (this.#stopped) return;
     const { clock, log, retryMs } = this.#services;
     const timer = clock.after(delayMs, () => {
-      this.#ask(runner)
+      void this.#ask(runner)
         .catch((error: unknown) => {
           log.error(`when the token of runner ${runner.name} expires cannot be told`, { error });
           return retryMs;

@@ -153,6 +153,7 @@ export async function createGithubRig(
     metrics: {
       counter: () => ({ add: () => undefined }),
       gauge: () => ({ set: () => undefined }),
+      observedGauge: () => undefined,
       histogram: () => ({ observe: () => undefined }),
     },
     proxyEnv: {},
