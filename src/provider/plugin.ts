@@ -1,6 +1,6 @@
 /** `createPlugin`: what the package exports to hosts. */
 
-import { type GitlabConfig, parseConfig } from '../config/index.ts';
+import { type GitlabConfig, parseConfig, sectionSchema } from '../config/index.ts';
 import type { ProviderPlugin } from '../contract/index.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Randomness, systemRandomness } from '../lib/random.ts';
@@ -37,6 +37,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
   return {
     id: 'gitlab',
     parseConfig,
+    configSchema: sectionSchema,
     check: (config, context) => checkConfig(config, complete, context),
     create: (host, config) => createProvider(host, config, complete),
   };
