@@ -58,6 +58,8 @@ export interface RunnerRow {
   readonly paused: boolean;
   /** Why nothing is being claimed at this moment, in words; null while a request is under way. */
   readonly notClaiming: string | null;
+  /** When its token expires, wall clock in ms; null: never; absent: not known. */
+  readonly tokenExpiresAt?: number | null;
 }
 
 /** How a provider is. A provider's trouble never makes the host itself unhealthy. */

@@ -43,6 +43,10 @@ export interface RigOptions {
   readonly driver?: 'process' | 'qemu';
   /** More keys of the one machine type. */
   readonly machine?: Readonly<Record<string, unknown>>;
+  /** More keys of the `host` section. */
+  readonly host?: Readonly<Record<string, unknown>>;
+  /** More sections of the configuration. */
+  readonly sections?: Readonly<Record<string, unknown>>;
   /** The machine's script, before it waits to be powered off. */
   readonly script?: string;
   /** Another template, with its parameters, in place of all that. */
@@ -181,7 +185,13 @@ async function writeConfig(
   const runners = [{ name: 'build', ...options.runner }, ...(options.moreRunners ?? [])];
   const tokens = runners.map((_, index) => (index === 0 ? runner : gitlab.createRunner()).token);
   const config = {
-    host: { base_dir: 'base', ram: options.ram ?? '8G', driver: options.driver ?? 'process' },
+    ...options.sections,
+    host: {
+      base_dir: 'base',
+      ram: options.ram ?? '8G',
+      driver: options.driver ?? 'process',
+      ...options.host,
+    },
     plugins: ['forrest-gitlab'],
     machines: {
       small: {
