@@ -4,7 +4,7 @@
  */
 
 import type { RunnerConfig } from '../config/index.ts';
-import type { Labels, Metrics, Sample } from '../contract/index.ts';
+import type { Labels, Metrics, RunnerRow, Sample } from '../contract/index.ts';
 import type { ObservedCall, RequestJobOutcome } from '../gitlab/index.ts';
 import type { Journal, Lease } from '../leases/index.ts';
 import type { ForwardedCall } from '../proxy/index.ts';
@@ -15,8 +15,7 @@ export interface Measured {
   readonly systemId: () => string;
   readonly runners: () => readonly RunnerConfig[];
   readonly leases: () => readonly Lease[];
-  /** By the runner's name, wall clock in ms; null: never. */
-  readonly expiries: () => ReadonlyMap<string, number | null>;
+  readonly expiries: () => readonly Pick<RunnerRow, 'name' | 'tokenExpiresAt'>[];
 }
 
 export interface ProviderMetrics {
@@ -253,9 +252,11 @@ function observe(metrics: Metrics, measured: Measured, of: (runner: string) => L
       labelNames: ['runner'],
     },
     () =>
-      [...measured.expiries()].flatMap(([runner, at]) =>
-        at === null ? [] : [{ value: at / 1000, labels: { runner } }],
-      ),
+      measured
+        .expiries()
+        .flatMap(({ name, tokenExpiresAt: at }) =>
+          at == null ? [] : [{ value: at / 1000, labels: { runner: name } }],
+        ),
   );
   metrics.observedGauge(
     { name: 'journal_entries', help: 'Jobs in the journal: those that a crash would not lose.' },

@@ -18,7 +18,7 @@ import { loadSystemId, newIdentity } from './identity.ts';
 import { createMaskingLog } from './log.ts';
 import { createProviderMetrics } from './metrics.ts';
 import { Pauses } from './pauses.ts';
-import { TokenExpiry } from './token-expiry.ts';
+import { warnOfExpiry } from './token-expiry.ts';
 
 /** The seams, complete. */
 export interface CompleteSeams extends Randomness {
@@ -46,7 +46,7 @@ export function createProvider(
       systemId: () => systemId,
       runners: () => config.runners,
       leases: () => leases.all(),
-      expiries: () => expiry.known,
+      expiries: () => claimers.map((claimer) => claimer.row()),
     },
     () => clock.monotonic(),
   );
@@ -132,19 +132,8 @@ export function createProvider(
       info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
       changed: () => host.changed(),
       asked: metrics.asked,
-      expiry: (name, expiresAt) => expiry.note(name, expiresAt),
+      expiry: (name, expiresAt) => warnOfExpiry(name, expiresAt, clock.now(), log),
     });
-  const expiry = new TokenExpiry({
-    clock,
-    log,
-    retryMs: config.timings.backoffCapMs,
-    verify: (runner, token) =>
-      ofRunner(runner.name).verifyRunner(
-        token,
-        systemId,
-        runnerInfo(runner, leases.learnedFeatures(runner.name)),
-      ),
-  });
   const stopClaiming = async (): Promise<void> => {
     await Promise.all(claimers.map((claimer) => claimer.stop()));
   };
@@ -160,7 +149,6 @@ export function createProvider(
       proxy.accept(listening);
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
-      expiry.watch(config.runners);
       log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
         guests: listening.address,
       });
@@ -188,7 +176,6 @@ export function createProvider(
         claimer.start();
         return claimer;
       });
-      expiry.watch(config.runners);
     },
 
     async pause(runner, paused) {
@@ -209,7 +196,6 @@ export function createProvider(
     },
 
     async stop(machines) {
-      expiry.stop();
       await stopClaiming();
       if (machines === 'end') {
         for (const lease of leases.all()) {

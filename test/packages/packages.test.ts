@@ -226,7 +226,8 @@ async function importsOf(directory: string): Promise<Set<string>> {
   for (const entry of await readdir(directory, { recursive: true })) {
     if (!entry.endsWith('.js') || entry.includes('assets')) continue;
     const text = await readFile(path.join(directory, entry), 'utf8');
-    const imports = /^(?:import|export)\b[^'";]*['"]([^'"]+)['"];|\bimport\(\s*['"]([^'"]+)['"]/gm;
+    const imports =
+      /^(?:import|export)\b(?:[^'";=()]*\bfrom)?\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm;
     for (const [, still, later] of text.matchAll(imports)) {
       const from = still ?? later ?? '';
       if (from.startsWith('.') || from.startsWith('node:') || builtinModules.includes(from))
