@@ -179,7 +179,7 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
   test('a pause, until it is lifted, and over a restart', async (t) => {
     const rig = await startRig(t);
     const control = (paused: boolean): Promise<number> =>
-      post(rig, `/runners/gitlab/build/${paused ? 'pause' : 'resume'}`);
+      post(rig, '/pause', { provider: 'gitlab', runner: 'build', paused });
     assert.ok((await control(true)) < 300);
     await eventually('the pause', () => runnerRow(rig).notClaiming === 'paused');
     const job = rig.queue();
@@ -190,6 +190,16 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     assert.equal(asks(rig), before);
     await control(false);
     await rig.guest(job);
+  });
+
+  test('the expiry of its token is known once it has been idle', async (t) => {
+    const rig = await createRig(t);
+    Object.assign(rig.runner, { tokenExpiresAt: '2031-02-03T04:05:06.000Z' });
+    await rig.start();
+    await eventually(
+      'the expiry',
+      () => runnerRow(rig).tokenExpiresAt === Date.parse('2031-02-03T04:05:06.000Z'),
+    );
   });
 
   test('a runner without room still tells GitLab that it is there', async (t) => {
@@ -241,7 +251,7 @@ suite('starting', { concurrency: 4 }, () => {
   });
 });
 
-function post(rig: Rig, target: string): Promise<number> {
+function post(rig: Rig, target: string, body: unknown): Promise<number> {
   return new Promise((resolve, reject) => {
     const request = http.request(
       {
@@ -256,6 +266,6 @@ function post(rig: Rig, target: string): Promise<number> {
       },
     );
     request.once('error', reject);
-    request.end();
+    request.end(JSON.stringify(body));
   });
 }

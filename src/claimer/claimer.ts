@@ -33,6 +33,9 @@ export interface ClaimerServices {
   expiry(runner: string, expiresAt: Date | null): void;
 }
 
+/** A token is renewed now and then, and its expiry with it. */
+const EXPIRY_EVERY_MS = 24 * 3_600_000;
+
 /** What keeps a claimer from asking right now. */
 type Standing = { readonly reason: string | null; readonly nextAskAt: number | null };
 
@@ -51,6 +54,10 @@ export class Claimer {
   /** Monotonic time of the last contact, so that GitLab keeps seeing a runner that has no room. */
   #contactAt: number;
   #refusedSince: number | null = null;
+  /** Wall clock, ms; null: never; undefined: not known yet. */
+  #tokenExpiresAt: number | null | undefined;
+  /** Monotonic time at which GitLab was asked for it last. */
+  #expiryAskedAt = Number.NEGATIVE_INFINITY;
   #loop: Promise<void> | null = null;
   /** A sign of life to GitLab that is under way while this runner waits for room. */
   #visible: Promise<void> = Promise.resolve();
@@ -123,6 +130,7 @@ export class Claimer {
       running: this.#services.leases.countOf(this.#runner.name),
       paused: this.#paused,
       notClaiming: this.#standing.reason,
+      ...(this.#tokenExpiresAt !== undefined && { tokenExpiresAt: this.#tokenExpiresAt }),
     };
   }
 
@@ -263,6 +271,7 @@ export class Claimer {
     switch (outcome.kind) {
       case 'none':
         this.#answered(outcome, '204: no job');
+        await this.#learnExpiry();
         await this.#pauseFor(checkIntervalMs, 'no job a moment ago');
         break;
       case 'conflict':
@@ -378,7 +387,17 @@ export class Claimer {
   }
 
   async #verifyIfDue(): Promise<void> {
-    if (this.#untilInvisible() > 0) return;
+    if (this.#untilInvisible() <= 0) await this.#verify();
+  }
+
+  /** Nothing but `runners/verify` tells it, and a runner that is never idle needs none otherwise. */
+  async #learnExpiry(): Promise<void> {
+    const now = this.#services.clock.monotonic();
+    if (now - this.#expiryAskedAt >= EXPIRY_EVERY_MS) await this.#verify();
+  }
+
+  async #verify(): Promise<void> {
+    this.#expiryAskedAt = this.#services.clock.monotonic();
     const token = await this.#token.read();
     // Also after a failure: the next try is due after the same time, not at once.
     this.#contactAt = this.#services.clock.monotonic();
@@ -395,6 +414,8 @@ export class Claimer {
     switch (outcome.kind) {
       case 'valid':
         this.#services.expiry(this.name, outcome.tokenExpiresAt);
+        this.#tokenExpiresAt = outcome.tokenExpiresAt?.getTime() ?? null;
+        this.#services.changed();
         break;
       case 'forbidden':
         this.#refuse(`GitLab refuses the runner token: ${outcome.reason}`);

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import type { MachineRow } from '../../fixtures/host/src/index.ts';
+import { recordSecret } from '../../fixtures/testing/record.ts';
 
 export interface GuestAnswer {
   readonly status: number;
@@ -46,6 +47,7 @@ export interface Guest {
 export async function createGuest(machine: MachineRow, job: SimJob): Promise<Guest> {
   const file = path.join(machine.runDir, 'job-config/runner.json');
   const { url, token } = JSON.parse(await readFile(file, 'utf8')) as { url: string; token: string };
+  recordSecret(token);
   let logged = '';
   const guest: Guest = {
     url,

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
 import {
-  type GithubSimulator,
   type SimJob as GithubJob,
+  type GithubSimulator,
   startGithubSimulator,
 } from '../../../fixtures/github/index.ts';
 import { eventually } from '../../support/deadline.ts';
