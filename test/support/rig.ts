@@ -92,7 +92,10 @@ const TIMINGS = {
 
 const SCRIPT = 'while [ ! -e poweroff ]; do sleep 0.02; done\nexit $(cat poweroff)\n';
 
-export async function createRig(t: TestContext, options: RigOptions = {}): Promise<Rig> {
+export async function createRig(
+  t: Pick<TestContext, 'after'>,
+  options: RigOptions = {},
+): Promise<Rig> {
   const directory = await mkdtemp(path.join(tmpdir(), 'forrest-test-'));
   const gitlab = await startGitlabSimulator({ relativeUrl: '/gitlab', ...options.simulator });
   gitlab.createProject({ path: 'lab/demo', files: { 'README.md': 'demo\n' } });
@@ -163,7 +166,10 @@ export async function createRig(t: TestContext, options: RigOptions = {}): Promi
 }
 
 /** A rig whose host runs. */
-export async function startRig(t: TestContext, options: RigOptions = {}): Promise<Rig> {
+export async function startRig(
+  t: Pick<TestContext, 'after'>,
+  options: RigOptions = {},
+): Promise<Rig> {
   const rig = await createRig(t, options);
   await rig.start();
   return rig;
