@@ -20,6 +20,8 @@ export interface Measured {
 
 export interface ProviderMetrics {
   asked(runner: string, outcome: RequestJobOutcome): void;
+  /** An event that GitLab delivered, by what became of it. */
+  webhook(result: string): void;
   /** A call of our own. */
   called(runner: string, call: ObservedCall): void;
   /** A call of a guest that went to GitLab. */
@@ -113,6 +115,11 @@ export function createProviderMetrics(
     help: 'Requests for a job, by answer: job, none, conflict, forbidden, broken, retry (no answer, or 5xx).',
     labelNames: ['runner', 'answer'],
   });
+  const webhooks = metrics.counter({
+    name: 'webhooks_total',
+    help: 'Events that GitLab delivered, by what became of them.',
+    labelNames: ['result'],
+  });
   const calls = metrics.counter({
     name: 'proxied_calls_total',
     help: 'Calls of guests that went to GitLab, by route and status; 0: the guest went away.',
@@ -144,6 +151,7 @@ export function createProviderMetrics(
   });
   // What has not happened yet is 0, not missing: a rate over it then has a beginning.
   for (const level of ['warning', 'error']) errors.add(0, { level });
+  webhooks.add(0, { result: 'pending' });
   journalFailures.add(0);
   recovered.add(0);
 
@@ -170,6 +178,7 @@ export function createProviderMetrics(
       if (seconds === null) return;
       queued.observe(seconds, { ...of(runner), project_jobs_running: countOf(projectJobsRunning) });
     },
+    webhook: (result) => webhooks.add(1, { result }),
     called(runner, { endpoint, answer, durationMs }) {
       // As gitlab-runner does: what was not answered has no status.
       if (answer !== null) observeCall(runner, endpoint, answer.status, durationMs);
