@@ -5,6 +5,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, it } from 'node:test';
 import { createPlugin, ERROR_CODES } from 'forrest-gitlab';
+import { parse } from 'yaml';
 import { createProgram } from '../fixtures/host/src/cli/program.ts';
 import { configSchema } from '../fixtures/host/src/config-schema.ts';
 import { HOST_ERROR_CODES } from '../fixtures/host/src/lib/errors.ts';
@@ -116,6 +117,15 @@ it('scripts that pages show exist', () => {
     for (const [, name = ''] of read(page).matchAll(/npm run ([a-z][a-z:-]*[a-z])/g)) {
       assert.ok(name in scripts, `${page}: npm run ${name}`);
     }
+  }
+});
+
+it('forks run what decides here', () => {
+  for (const file of ['.github/workflows/ci.yml', '.gitlab-ci.yml']) {
+    const scripts = JSON.stringify(parse(read(file))).match(
+      /"(?:run|script)":(?:\["|")\.ci\/run"/g,
+    );
+    assert.equal(scripts?.length, 1, file);
   }
 });
 
