@@ -197,8 +197,13 @@ describe('check', () => {
     section: Readonly<Record<string, unknown>> = {},
   ): Promise<Finding[]> => {
     const found: Finding[] = [];
-    const { signal } = new AbortController();
-    for await (const one of createGithubPlugin().check(await rig.parse(section), signal)) {
+    const context = {
+      signal: new AbortController().signal,
+      stateDir: rig.directory,
+      proxyEnv: {},
+      canListen: async () => null,
+    };
+    for await (const one of createGithubPlugin().check(await rig.parse(section), context)) {
       found.push(one);
     }
     return found;

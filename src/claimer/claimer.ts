@@ -31,8 +31,8 @@ export interface ClaimerServices {
   /** What to advertise for a runner. */
   info(runner: RunnerConfig): RunnerInfo;
   changed(): void;
-  /** One ask was answered, in one word: `job`, `none`, `conflict`, `forbidden`, `broken`, `retry`. */
-  asked(runner: string, answer: string): void;
+  /** One ask was answered, or was not. */
+  asked(runner: string, outcome: RequestJobOutcome): void;
   /** The token's expiry, as GitLab tells it; null: never. */
   expiry(runner: string, expiresAt: Date | null): void;
 }
@@ -308,14 +308,14 @@ export class Claimer {
         await this.#rest(timings.conflictDelayMs, 'another runner was faster');
         break;
       case 'forbidden':
-        await this.#onForbidden(outcome.reason);
+        await this.#onForbidden(outcome);
         break;
       case 'broken':
         log.error(
           `GitLab assigned runner ${this.name} a job that cannot be read: nobody can end it, GitLab will after a while`,
           { answer: outcome.reason },
         );
-        this.#record(outcome.kind, outcome.reason);
+        this.#record(outcome, outcome.reason);
         await this.#pauseFor(
           backoff.next(undefined),
           `the last answer was broken: ${outcome.reason}`,
@@ -327,7 +327,7 @@ export class Claimer {
           log.warn(`GitLab did not answer runner ${this.name} as it should: ${outcome.reason}`);
         }
         this.#health = 'unhealthy';
-        this.#record(outcome.kind, outcome.reason);
+        this.#record(outcome, outcome.reason);
         await this.#pauseFor(delayMs, `GitLab is out: ${outcome.reason}`);
         break;
       }
@@ -336,8 +336,9 @@ export class Claimer {
     }
   }
 
-  async #onForbidden(reason: string): Promise<void> {
-    this.#services.asked(this.name, 'forbidden');
+  async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {
+    const { reason } = outcome;
+    this.#services.asked(this.name, outcome);
     const token = await this.#token.read();
     if (token.ok && token.changed) {
       this.#services.log.info(`runner ${this.name} has a new token, and asks with it`);
@@ -372,13 +373,13 @@ export class Claimer {
     this.#refusedSince = null;
     this.#services.backoff.reset();
     this.#contactAt = this.#services.clock.monotonic();
-    this.#record(outcome.kind, answer);
+    this.#record(outcome, answer);
   }
 
-  #record(kind: string, answer: string): void {
+  #record(outcome: RequestJobOutcome, answer: string): void {
     this.#lastAnswer = answer;
     this.#lastAnswerAt = this.#services.clock.now();
-    this.#services.asked(this.name, kind);
+    this.#services.asked(this.name, outcome);
     this.#services.changed();
   }
 

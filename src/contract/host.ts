@@ -21,10 +21,22 @@ export type LogFields = Readonly<Record<string, unknown>>;
 export type Labels = Readonly<Record<string, string>>;
 
 export interface MetricOptions {
-  /** Snake case with unit, without the provider's prefix: the host adds `forrest_<id>_`. */
+  /** Snake case with unit, without a prefix: the host adds `forrest_<id>_`. */
   readonly name: string;
+  /**
+   * The name is whole, and that of another program whose metric means the same, so that what people have
+   * built on it goes on working: `gitlab_runner_jobs`. The host adds no prefix; the first provider that
+   * asks for such a name has it.
+   */
+  readonly wellKnown?: true;
   readonly help: string;
   readonly labelNames?: readonly string[];
+}
+
+/** One value of a metric, as it is now. */
+export interface Sample {
+  readonly value: number;
+  readonly labels?: Labels;
 }
 
 export interface Counter {
@@ -43,6 +55,8 @@ export interface Histogram {
 export interface Metrics {
   counter(options: MetricOptions): Counter;
   gauge(options: MetricOptions): Gauge;
+  /** Read whenever somebody asks for it: what is read then is all there is of it. Cheap and synchronous. */
+  observedGauge(options: MetricOptions, read: () => Iterable<Sample>): void;
   histogram(options: MetricOptions & { readonly buckets: readonly number[] }): Histogram;
 }
 

@@ -17,6 +17,7 @@ export type {
   MetricOptions,
   Metrics,
   ProviderHost,
+  Sample,
 } from './host.ts';
 export type {
   BootSpec,
@@ -30,7 +31,13 @@ export type {
   RoomRequest,
   VmPool,
 } from './machine.ts';
-export type { ConfigContext, PluginManifest, Provider, ProviderPlugin } from './provider.ts';
+export type {
+  CheckContext,
+  ConfigContext,
+  PluginManifest,
+  Provider,
+  ProviderPlugin,
+} from './provider.ts';
 export type {
   JobOutcome,
   JobRow,

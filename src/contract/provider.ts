@@ -3,7 +3,7 @@
 import type { FetchHandler, ProviderHost } from './host.ts';
 import type { MachineType } from './machine.ts';
 import type { ProviderStatus } from './status.ts';
-import type { Finding, Parsed } from './values.ts';
+import type { Finding, JsonValue, Parsed } from './values.ts';
 
 /** What a section's parser may look up while it reads. */
 export interface ConfigContext {
@@ -13,14 +13,28 @@ export interface ConfigContext {
   machineType(name: string): MachineType | undefined;
 }
 
+/** What a check may use of the host that would run this configuration. It may run meanwhile, or not yet. */
+export interface CheckContext {
+  /** The host's name, as the provider will be told it. */
+  readonly hostName: string;
+  readonly signal: AbortSignal;
+  /** As the provider will be given it. What it keeps of itself there may be read, and made where it is missing. */
+  readonly stateDir: string;
+  readonly proxyEnv: Readonly<Record<string, string | undefined>>;
+  /** Whether that socket can be had, or is the running host's own: null, or what keeps it from that. */
+  canListen(name: string, address: string): Promise<string | null>;
+}
+
 /** A plugin as its package exports it. */
 export interface ProviderPlugin<C> {
   /** `gitlab`: its configuration key, route prefix and log field. */
   readonly id: string;
   /** Reads the section; never throws for bad input: every problem at once, as values. */
   parseConfig(section: unknown, context: ConfigContext): Promise<Parsed<C>>;
-  /** Tries what the configuration names, for the host's `check` command. Changes nothing. */
-  check(config: C, signal: AbortSignal): AsyncIterable<Finding>;
+  /** Tries what the configuration names, for the host's `check` command. Takes no job, changes no setting. */
+  check(config: C, context: CheckContext): AsyncIterable<Finding>;
+  /** JSON Schema (draft 2020-12) of its section, for editors. */
+  readonly configSchema?: JsonValue;
   /** Builds the provider. Does nothing yet: no file, socket or timer before `start()`. */
   create(host: ProviderHost, config: C): Provider<C>;
 }

@@ -40,6 +40,8 @@ export interface Finding {
   readonly severity: 'ok' | 'warning' | 'error';
   /** What was looked at, such as `GitLab https://gitlab.example.com`. */
   readonly subject: string;
-  /** What was found, and for a warning or an error what to do about it. */
+  /** What was found, in a sentence. */
   readonly message: string;
+  /** For a warning or an error: what to do about it. */
+  readonly remedy?: string;
 }

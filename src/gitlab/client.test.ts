@@ -40,6 +40,7 @@ async function clientFor(
     userAgent: 'forrest-gitlab 1.0.0',
     claimTimeoutMs: timeoutMs,
     callTimeoutMs: timeoutMs,
+    monotonic: () => performance.now(),
   });
   return { client, calls: () => calls };
 }

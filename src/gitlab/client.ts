@@ -26,11 +26,34 @@ export interface GitlabClientOptions {
   readonly claimTimeoutMs: number;
   /** For every other call, in ms. */
   readonly callTimeoutMs: number;
+  /** Monotonic milliseconds. */
+  monotonic(): number;
+  /** Told of each call once it is over. */
+  observed?(call: ObservedCall): void;
+}
+
+/** One call, for metrics and checks. Holds no token. */
+export interface ObservedCall {
+  /** As gitlab-runner's metrics name it. */
+  readonly endpoint: 'request_job' | 'update_job' | 'patch_trace' | 'verify_runner';
+  readonly jobId: number | null;
+  readonly durationMs: number;
+  /** Null where there was no answer. */
+  readonly answer: { readonly status: number; readonly headers: Headers } | null;
+  /** Why there was none: the system's code, such as `ECONNREFUSED`, where there is one. */
+  readonly failure: string | null;
 }
 
 /** A job's payload is at most some MiB; beyond this it is no job but a mistake. */
 const MAX_PAYLOAD_BYTES = 64 * 1024 * 1024;
 const MAX_ANSWER_BYTES = 1024 * 1024;
+
+const METHODS: Readonly<Record<ObservedCall['endpoint'], string>> = {
+  request_job: 'post',
+  update_job: 'put',
+  patch_trace: 'patch',
+  verify_runner: 'post',
+};
 
 /** What a 202 asks for where it names no interval: the runner's own. */
 const DEFAULT_INTERVAL_MS = 3000;
@@ -46,43 +69,63 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     redirect: 'manual',
     timeout: options.callTimeoutMs,
   });
-  const call = (method: string, path: string, init: Options, maxBytes = MAX_ANSWER_BYTES) =>
-    exchange(api, method, path, init, maxBytes);
+  const call = async (
+    endpoint: ObservedCall['endpoint'],
+    path: string,
+    init: Options,
+    jobId: number | null = null,
+  ): Promise<Exchange> => {
+    const startedAt = options.monotonic();
+    const maxBytes = endpoint === 'request_job' ? MAX_PAYLOAD_BYTES : MAX_ANSWER_BYTES;
+    const exchanged = await exchange(api, METHODS[endpoint], path, init, maxBytes);
+    options.observed?.({
+      endpoint,
+      jobId,
+      durationMs: options.monotonic() - startedAt,
+      answer:
+        exchanged.kind === 'answer'
+          ? { status: exchanged.status, headers: exchanged.headers }
+          : null,
+      failure: exchanged.kind === 'answer' ? null : exchanged.code,
+    });
+    return exchanged;
+  };
 
   return {
     async requestJob(token, systemId, info) {
-      const answer = await call(
-        'post',
-        'jobs/request',
-        { json: { token, system_id: systemId, info }, timeout: options.claimTimeoutMs },
-        MAX_PAYLOAD_BYTES,
-      );
+      const answer = await call('request_job', 'jobs/request', {
+        json: { token, system_id: systemId, info },
+        timeout: options.claimTimeoutMs,
+      });
       return answer.kind === 'failed' ? answer.retry : toRequestJobOutcome(answer);
     },
     async updateJob(jobId, jobToken, update) {
-      const answer = await call('put', `jobs/${jobId}`, { json: { token: jobToken, ...update } });
+      const init = { json: { token: jobToken, ...update } };
+      const answer = await call('update_job', `jobs/${jobId}`, init, jobId);
       return answer.kind === 'failed' ? answer.retry : toUpdateOutcome(answer);
     },
     async repeatUpdate(jobId, body) {
-      const answer = await call('put', `jobs/${jobId}`, {
+      const init = {
         body: new Uint8Array(body),
         headers: { 'content-type': 'application/json' },
-      });
+      };
+      const answer = await call('update_job', `jobs/${jobId}`, init, jobId);
       return answer.kind === 'failed' ? answer.retry : toUpdateOutcome(answer);
     },
     async appendTrace(jobId, jobToken, offset, bytes) {
-      const answer = await call('patch', `jobs/${jobId}/trace`, {
+      const init = {
         body: new Uint8Array(bytes),
         headers: {
           'content-type': 'text/plain',
           [HEADERS.contentRange]: `${offset}-${offset + Math.max(bytes.length - 1, 0)}`,
           [HEADERS.jobToken]: jobToken,
         },
-      });
+      };
+      const answer = await call('patch_trace', `jobs/${jobId}/trace`, init, jobId);
       return answer.kind === 'failed' ? answer.retry : toTraceOutcome(answer);
     },
     async verifyRunner(token, systemId, info) {
-      const answer = await call('post', 'runners/verify', {
+      const answer = await call('verify_runner', 'runners/verify', {
         json: { token, system_id: systemId, info },
       });
       return answer.kind === 'failed' ? answer.retry : toVerifyOutcome(answer);
@@ -97,7 +140,9 @@ interface Answer {
   readonly body: Buffer;
 }
 
-type Exchange = Answer | { readonly kind: 'failed'; readonly retry: RetryOutcome };
+type Exchange =
+  | Answer
+  | { readonly kind: 'failed'; readonly retry: RetryOutcome; readonly code: string | null };
 type RetryOutcome = Extract<RequestJobOutcome, { kind: 'retry' }>;
 
 async function exchange(
@@ -112,16 +157,19 @@ async function exchange(
     const body = await readAtMost(response, maxBytes);
     return { kind: 'answer', status: response.status, headers: response.headers, body };
   } catch (error) {
-    return { kind: 'failed', retry: retry(describeFailure(error)) };
+    const failure = describeFailure(error);
+    return { kind: 'failed', retry: retry(failure.text), code: failure.code };
   }
 }
 
 /** Never the error itself: ky's carries request and options, and those hold tokens. */
-function describeFailure(thrown: unknown): string {
+function describeFailure(thrown: unknown): { text: string; code: string | null } {
   const error = toError(thrown);
-  if (error.name === 'TimeoutError') return 'no answer in time';
+  if (error.name === 'TimeoutError') return { text: 'no answer in time', code: 'ETIMEDOUT' };
   const code = errorCode(error.cause ?? error);
-  return code === undefined ? describeError(error.cause ?? error) : `connection failed: ${code}`;
+  return code === undefined
+    ? { text: describeError(error.cause ?? error), code: null }
+    : { text: `connection failed: ${code}`, code };
 }
 
 async function readAtMost(response: Response, maxBytes: number): Promise<Buffer> {
@@ -162,6 +210,7 @@ function toJob(answer: Answer): RequestJobOutcome {
     payload: answer.body,
     facts: read.facts,
     secrets: read.secrets,
+    queue: read.queue,
     requestId: answer.headers.get(HEADERS.requestId) ?? undefined,
   };
 }

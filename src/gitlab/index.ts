@@ -1,6 +1,6 @@
 /** GitLab's runner API as typed outcomes. */
 
-export type { GitlabClientOptions } from './client.ts';
+export type { GitlabClientOptions, ObservedCall } from './client.ts';
 export { createGitlabClient } from './client.ts';
 export { advertisedFeatures, type Features, knownFeatures } from './features.ts';
 export { HEADERS, isJobOver, JOB_STATUS, type JobStatus, parseRangeEnd } from './headers.ts';
@@ -14,4 +14,10 @@ export type {
   UpdateOutcome,
   VerifyOutcome,
 } from './outcomes.ts';
-export { type JobFacts, type JobSecrets, type ReadPayload, readPayload } from './payload.ts';
+export {
+  type JobFacts,
+  type JobQueue,
+  type JobSecrets,
+  type ReadPayload,
+  readPayload,
+} from './payload.ts';

@@ -2,7 +2,7 @@
 
 import type { Features } from './features.ts';
 import type { JobStatus } from './headers.ts';
-import type { JobFacts, JobSecrets } from './payload.ts';
+import type { JobFacts, JobQueue, JobSecrets } from './payload.ts';
 
 /** The `info` object of our own requests. */
 export interface RunnerInfo {
@@ -31,6 +31,7 @@ export type RequestJobOutcome =
       readonly payload: Buffer;
       readonly facts: JobFacts;
       readonly secrets: JobSecrets;
+      readonly queue: JobQueue;
       readonly requestId: string | undefined;
     }
   | { readonly kind: 'none' }

@@ -31,8 +31,20 @@ export interface JobSecrets {
   readonly prefixes: readonly string[];
 }
 
+/** How the job had waited when it was claimed; null where GitLab does not tell. */
+export interface JobQueue {
+  readonly seconds: number | null;
+  /** How many jobs of its project the instance's runners had: a number up to some limit, else `+Inf`. */
+  readonly projectJobsRunning: string | null;
+}
+
 export type ReadPayload =
-  | { readonly ok: true; readonly facts: JobFacts; readonly secrets: JobSecrets }
+  | {
+      readonly ok: true;
+      readonly facts: JobFacts;
+      readonly secrets: JobSecrets;
+      readonly queue: JobQueue;
+    }
   | { readonly ok: false; readonly reason: string };
 
 /** What gitlab-runner takes where a job names no timeout. */
@@ -74,8 +86,16 @@ const Payload = v.object({
       name: loosely(Text, ''),
       project_full_path: loosely(Text, ''),
       project_id: loosely(v.number(), 0),
+      time_in_queue_seconds: loosely(v.nullable(v.number()), null),
+      project_jobs_running_on_instance_runners_count: loosely(v.nullable(Text), null),
     }),
-    { name: '', project_full_path: '', project_id: 0 },
+    {
+      name: '',
+      project_full_path: '',
+      project_id: 0,
+      time_in_queue_seconds: null,
+      project_jobs_running_on_instance_runners_count: null,
+    },
   ),
   git_info: loosely(
     v.object({
@@ -140,6 +160,10 @@ export function readPayload(bytes: Buffer): ReadPayload {
         ...output.variables.filter((candidate) => candidate.masked).map((found) => found.value),
       ],
       prefixes: output.features.token_mask_prefixes,
+    },
+    queue: {
+      seconds: output.job_info.time_in_queue_seconds,
+      projectJobsRunning: output.job_info.project_jobs_running_on_instance_runners_count,
     },
   };
 }

@@ -1,4 +1,4 @@
-/** The way to GitLab for one configuration: transport and client. */
+/** The way to GitLab for one configuration: transport and clients. */
 
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import {
@@ -6,6 +6,7 @@ import {
   createGitlabClient,
   type Features,
   type GitlabClient,
+  type ObservedCall,
   type RunnerInfo,
 } from '../gitlab/index.ts';
 import type { Clock } from '../lib/clock.ts';
@@ -21,7 +22,8 @@ import { packageVersion } from './version.ts';
 
 export interface GitlabAccess {
   readonly upstream: Upstream;
-  readonly client: GitlabClient;
+  /** A client whose calls are told to `observed`; all share the transport. */
+  clientFor(observed: (call: ObservedCall) => void): GitlabClient;
   /** What claimers, leases and guests meet there, in one place. */
   readonly health: GitlabHealth;
 }
@@ -45,14 +47,21 @@ export function createGitlabAccess(
     timings,
     probe: () => probeGitlab(upstream, clock, timings.probeTimeoutMs),
   });
-  const client = createGitlabClient({
-    url: upstream.url,
-    fetch: fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs, health),
-    userAgent: `forrest-gitlab ${packageVersion()}`,
-    claimTimeoutMs: timings.claimTimeoutMs,
-    callTimeoutMs: timings.callTimeoutMs,
-  });
-  return { upstream, client, health };
+  const ownFetch = fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs, health);
+  return {
+    upstream,
+    health,
+    clientFor: (observed) =>
+      createGitlabClient({
+        url: upstream.url,
+        fetch: ownFetch,
+        userAgent: `forrest-gitlab ${packageVersion()}`,
+        claimTimeoutMs: timings.claimTimeoutMs,
+        callTimeoutMs: timings.callTimeoutMs,
+        monotonic: () => clock.monotonic(),
+        observed,
+      }),
+  };
 }
 
 /** The `info` of our own requests for a runner. */

@@ -4,22 +4,36 @@ import { type ILogObj, Logger as MaskingLogger } from 'tslog';
 import type { LogFields, Logger } from '../contract/index.ts';
 import { describeError } from '../lib/errors.ts';
 
-/** GitLab's tokens by their prefixes, wherever they stand in a text. */
-const TOKENS = /\b(?:gl[a-z]{2,8}-|GR1348941)[\w.-]{8,}/g;
+/** What is a secret wherever it stands in a text. */
+const SECRETS = [
+  // GitLab's tokens, by their prefixes.
+  /\b(?:gl[a-z]{2,8}-|GR1348941)[\w.-]{8,}/g,
+  // Credentials in an address: older job tokens have no prefix.
+  /(?<=:\/\/[^\s/@:]{0,64}:)[^\s/@]+(?=@)/g,
+  // A JWT.
+  /\beyJ[\w-]{8,}(?:\.[\w-]+){1,2}/g,
+];
 
-const SECRET_KEYS = ['token', 'authorization', 'job-token', 'runner-token', 'private-token'];
+const SECRET_KEYS = [
+  'token',
+  'authorization',
+  'job-token',
+  'runner-token',
+  'private-token',
+  'password',
+  'secret',
+];
 
 /** A logger in front of the host's, through which no token passes. */
-export function createMaskingLog(host: Logger): Logger {
-  return wrap(host);
-}
-
-function wrap(host: Logger): Logger {
+export function createMaskingLog(
+  host: Logger,
+  counted: (level: 'warning' | 'error') => void,
+): Logger {
   const masking = new MaskingLogger<ILogObj>({
     type: 'hidden',
     minLevel: 'DEBUG',
     stack: { capture: 'off' },
-    mask: { keys: SECRET_KEYS, caseInsensitive: true, regex: [TOKENS] },
+    mask: { keys: SECRET_KEYS, caseInsensitive: true, regex: SECRETS },
   });
   masking.attachTransport({
     name: 'host',
@@ -32,9 +46,15 @@ function wrap(host: Logger): Logger {
   return {
     debug: (message, fields) => void masking.debug(message, flatten(fields)),
     info: (message, fields) => void masking.info(message, flatten(fields)),
-    warn: (message, fields) => void masking.warn(message, flatten(fields)),
-    error: (message, fields) => void masking.error(message, flatten(fields)),
-    child: (fields) => wrap(host.child(fields)),
+    warn(message, fields) {
+      counted('warning');
+      masking.warn(message, flatten(fields));
+    },
+    error(message, fields) {
+      counted('error');
+      masking.error(message, flatten(fields));
+    },
+    child: (fields) => createMaskingLog(host.child(fields), counted),
   };
 }
 

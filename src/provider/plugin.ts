@@ -1,6 +1,6 @@
 /** `createPlugin`: what the package exports to hosts. */
 
-import { type GitlabConfig, parseConfig } from '../config/index.ts';
+import { type GitlabConfig, parseConfig, sectionSchema } from '../config/index.ts';
 import type { ProviderPlugin } from '../contract/index.ts';
 import type { CheckpointName } from '../leases/index.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
@@ -42,7 +42,8 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
   return {
     id: 'gitlab',
     parseConfig,
-    check: (config, signal) => checkConfig(config, complete, signal),
+    configSchema: sectionSchema,
+    check: (config, context) => checkConfig(config, complete, context),
     create: (host, config) => createProvider(host, config, complete),
   };
 }

@@ -5,7 +5,7 @@ import { Backoff, Claimer, createWebhookHandler } from '../claimer/index.ts';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
-import { knownFeatures, readPayload } from '../gitlab/index.ts';
+import { type GitlabClient, knownFeatures, readPayload } from '../gitlab/index.ts';
 import { type Checkpoint, createFileJournal, JournalWriter, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
@@ -20,6 +20,7 @@ import { createMaskingLog } from './log.ts';
 import { createProviderMetrics } from './metrics.ts';
 import { Pauses } from './pauses.ts';
 import { loadSystemId } from './system-id.ts';
+import { warnOfExpiry } from './token-expiry.ts';
 
 /** The seams, complete. */
 export interface CompleteSeams extends Randomness {
@@ -42,16 +43,30 @@ export function createProvider(
     config.runners.find((runner) => runner.name === name);
 
   // What watches: a log that masks tokens, and metrics.
-  const log = createMaskingLog(host.log);
-  const metrics = createProviderMetrics(host.metrics);
+  const metrics = createProviderMetrics(
+    host.metrics,
+    {
+      systemId: () => systemId,
+      runners: () => config.runners,
+      leases: () => leases.all(),
+      expiries: () => claimers.map((claimer) => claimer.row()),
+    },
+    () => clock.monotonic(),
+  );
+  const log = createMaskingLog(host.log, (level) => metrics.logged(level));
 
   // The way to GitLab, for our own calls and for the guests'.
-  const { upstream, client, health } = createGitlabAccess(
+  const { upstream, clientFor, health } = createGitlabAccess(
     config,
     clock,
     host.proxyEnv,
     seams.fetch,
   );
+  const ofRunner = (name: string): GitlabClient => clientFor((call) => metrics.called(name, call));
+  const ofJobs = clientFor((call) => {
+    const lease = leases.all().find(({ facts }) => facts.id === call.jobId);
+    if (lease !== undefined) metrics.called(lease.runner, call);
+  });
 
   health.onChange((since) => {
     metrics.out(since);
@@ -66,8 +81,10 @@ export function createProvider(
   });
 
   // What is written down before anything follows from it.
-  const entries = createFileJournal(path.join(host.stateDir, 'leases'), log, () =>
-    seams.checkpoint('entry-drafted'),
+  const entries = metrics.measure(
+    createFileJournal(path.join(host.stateDir, 'leases'), log, () =>
+      seams.checkpoint('entry-drafted'),
+    ),
   );
   const journal = new JournalWriter(entries, {
     clock,
@@ -79,7 +96,7 @@ export function createProvider(
   // Claimed jobs and their machines: here claimers and proxy meet.
   const leases = new Leases({
     clock,
-    gitlab: client,
+    gitlab: ofJobs,
     entries,
     journal,
     pool: host.pool,
@@ -104,7 +121,6 @@ export function createProvider(
     changed: () => host.changed(),
     ended(lease) {
       metrics.ended(lease);
-      metrics.live(leases.all().length);
       host.jobEnded(lease.row());
       wakeClaimers();
     },
@@ -124,6 +140,7 @@ export function createProvider(
     monotonic: () => clock.monotonic(),
     knownFeatures,
     describeFailure: describeError,
+    failed: metrics.failed,
     forwarded(call) {
       metrics.forwarded(call);
       log.info(`${call.route} of job ${call.jobId}: ${call.status}`, { ...call });
@@ -141,7 +158,7 @@ export function createProvider(
   const createClaimer = (runner: RunnerConfig): Claimer =>
     new Claimer(runner, config, pauses.has(runner.name), {
       clock,
-      gitlab: client,
+      gitlab: ofRunner(runner.name),
       leases: {
         countOf: (name) => leases.countOf(name),
         get problem() {
@@ -149,7 +166,6 @@ export function createProvider(
         },
         async claim(name, job, reservation) {
           const lease = await leases.claim(name, job, reservation);
-          metrics.live(leases.all().length);
           log.info(`runner ${name} claimed job ${job.facts.id}`, { machine: lease.runnerName });
           return lease;
         },
@@ -161,7 +177,7 @@ export function createProvider(
       info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
       changed: () => host.changed(),
       asked: metrics.asked,
-      expiry: metrics.expiry,
+      expiry: (name, expiresAt) => warnOfExpiry(name, expiresAt, clock.now(), log),
     });
   const stopClaiming = async (): Promise<void> => {
     await Promise.all(claimers.map((claimer) => claimer.stop()));
@@ -184,6 +200,7 @@ export function createProvider(
       listening = await host.listen('guests', config.listen);
       // Nothing is answered from an unrecovered state: one early 403 would end a live job.
       await leases.load(host.pool.machines());
+      metrics.recovered(leases.all().length);
       proxy.accept(listening);
       leases.resume();
       await journal.check();

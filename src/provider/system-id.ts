@@ -21,7 +21,7 @@ export async function loadSystemId(
   stateDir: string,
   hostName: string,
   source: Randomness,
-  log: Logger,
+  log: Pick<Logger, 'warn'>,
   machineIdFile: string = MACHINE_ID,
 ): Promise<string> {
   const file = path.join(stateDir, 'system-id');

@@ -122,6 +122,7 @@ async function updateJob(c: Call, services: Services, route: Route): Promise<Res
       // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
       const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
       await lease.finalTaken(canceling ? 'canceled' : state);
+      if (state === 'failed') services.failed(lease.runner, String(json['failure_reason']));
     },
   });
 }

@@ -333,6 +333,7 @@ class Passage {
     const { lease, route } = this.#call;
     const call: ForwardedCall = {
       route: route.name,
+      runner: lease.runner,
       jobId: lease.facts.id,
       status,
       bytesUp: this.#exchange?.bytesUp ?? 0,

@@ -12,6 +12,7 @@ import type { Limits } from './limits.ts';
 /** One call that went to GitLab, for log and metrics. Holds no token. */
 export interface ForwardedCall {
   readonly route: string;
+  readonly runner: string;
   readonly jobId: number;
   /** What the guest was answered; 0 where it had gone before. */
   readonly status: number;
@@ -48,4 +49,6 @@ export interface ProxyServices {
   /** GitLab cannot be reached through the upstream: the error, as one line. */
   describeFailure(error: unknown): string;
   forwarded(call: ForwardedCall): void;
+  /** A job's own runner has failed it, for a reason that may be any text. */
+  failed(runner: string, reason: string): void;
 }

@@ -284,6 +284,7 @@ function toStatus(
       startedAt: 1,
       paused: false,
       draining: false,
+      ready: true,
       dashboardUrl: null,
       configProblem: null,
     },

@@ -27,6 +27,7 @@ import {
   startGithubSimulator,
 } from '../../fixtures/github/index.ts';
 import { createGithubPlugin, type GithubConfig } from '../../fixtures/host/src/github/index.ts';
+import { recordLog } from '../../fixtures/testing/record.ts';
 import { eventually } from './deadline.ts';
 import { writePrivate } from './files.ts';
 import { createMachine, roomOf, type TestMachine } from './github-machine.ts';
@@ -153,6 +154,7 @@ export async function createGithubRig(
     metrics: {
       counter: () => ({ add: () => undefined }),
       gauge: () => ({ set: () => undefined }),
+      observedGauge: () => undefined,
       histogram: () => ({ observe: () => undefined }),
     },
     proxyEnv: {},
@@ -261,8 +263,11 @@ export async function startGithubRig(
 export function createTestLog(lines: string[]): ProviderHost['log'] {
   const write =
     (level: string) =>
-    (message: string, fields: unknown = {}): void =>
-      void lines.push(`${level} ${message} ${JSON.stringify(fields)}`);
+    (message: string, fields: unknown = {}): void => {
+      const line = `${level} ${message} ${JSON.stringify(fields)}`;
+      lines.push(line);
+      recordLog(line);
+    };
   const log: ProviderHost['log'] = {
     debug: write('debug'),
     info: write('info'),

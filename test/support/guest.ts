@@ -7,6 +7,7 @@ import path from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import type { MachineRow } from '../../fixtures/host/src/index.ts';
+import { recordSecret } from '../../fixtures/testing/record.ts';
 import { bodyOf } from './http-server.ts';
 
 export interface GuestAnswer {
@@ -74,6 +75,7 @@ export interface GuestMachine {
 
 export function speakFor(machine: GuestMachine, job: SimJob): Guest {
   const { url, token } = machine;
+  recordSecret(token);
   let logged = '';
   const guest: Guest = {
     url,

@@ -23,6 +23,7 @@ import {
   type RunningHost,
   startHost,
 } from '../../fixtures/host/src/index.ts';
+import { recordLog } from '../../fixtures/testing/record.ts';
 import { eventually } from './deadline.ts';
 import { writePrivate } from './files.ts';
 import { createGuest, type Guest } from './guest.ts';
@@ -124,7 +125,14 @@ export async function createRig(t: Cleanup, options: RigOptions = {}): Promise<R
         configFile,
         powerDownMs: 300,
         plugins: { 'forrest-gitlab': createPlugin(options.seams) },
-        log: createLog({ level: 'debug', format: 'json', write: (line) => log.push(line) }),
+        log: createLog({
+          level: 'debug',
+          format: 'json',
+          write: (line) => {
+            log.push(line);
+            recordLog(line);
+          },
+        }),
       });
     },
     queue: (spec = {}) =>

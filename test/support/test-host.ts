@@ -243,6 +243,7 @@ export async function createTestHost(
               },
             }),
             gauge: () => ({ set: () => undefined }),
+            observedGauge: () => undefined,
             histogram: () => ({ observe: () => undefined }),
           },
           proxyEnv: {},

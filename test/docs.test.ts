@@ -1,0 +1,160 @@
+/** What the documentation names exists: links, error codes, commands and their options, keys, scripts. */
+
+import assert from 'node:assert/strict';
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, it } from 'node:test';
+import { createPlugin, ERROR_CODES } from 'forrest-gitlab';
+import { parse } from 'yaml';
+import { createProgram } from '../fixtures/host/src/cli/program.ts';
+import { configSchema } from '../fixtures/host/src/config-schema.ts';
+import { HOST_ERROR_CODES } from '../fixtures/host/src/lib/errors.ts';
+
+const ROOT = path.join(import.meta.dirname, '..');
+const read = (file: string): string => readFileSync(path.join(ROOT, file), 'utf8');
+const PAGES = globSync(['*.md', 'docs/*.md', 'fixtures/**/*.md'], {
+  cwd: ROOT,
+  exclude: ['**/node_modules/**'],
+});
+
+/** Text without its code blocks, in which brackets are no links. */
+const prose = (page: string): string => read(page).replace(/^```[\s\S]*?^```$/gm, '');
+
+/** As GitHub and GitLab make them of headings. */
+function anchorsOf(page: string): Set<string> {
+  return new Set(
+    [...prose(page).matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) =>
+      heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, '')
+        .replaceAll(' ', '-'),
+    ),
+  );
+}
+
+describe('links', () => {
+  for (const page of PAGES) {
+    it(`of ${page} lead somewhere`, () => {
+      for (const [, target = ''] of prose(page).matchAll(/\]\(([^)\s]+)\)/g)) {
+        if (/^[a-z]+:/.test(target)) continue;
+        const [file = '', anchor] = target.split('#');
+        const to = file === '' ? page : path.join(path.dirname(page), file);
+        assert.ok(existsSync(path.join(ROOT, to)), `${page}: ${target}`);
+        if (anchor !== undefined) assert.ok(anchorsOf(to).has(anchor), `${page}: ${target}`);
+      }
+    });
+  }
+});
+
+it('errors.md has each code with its meaning, a cause and a remedy, and no other', () => {
+  const sections = read('docs/errors.md').split(/^## /m);
+  for (const [title, codes] of [
+    ['The host', HOST_ERROR_CODES],
+    ['The plugin for GitLab', ERROR_CODES],
+  ] as const) {
+    const section = sections.find((text) => text.startsWith(title)) ?? '';
+    const rows = [...section.matchAll(/^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$/gm)];
+    assert.deepEqual(
+      Object.fromEntries(rows.map(([, code = '', meaning = '']) => [code, meaning])),
+      { ...codes },
+    );
+  }
+});
+
+describe('commands', () => {
+  const commands = new Map(createProgram().commands.map((command) => [command.name(), command]));
+  const optionsOf = (name: string): string[] => [
+    '--help',
+    ...(commands.get(name)?.options ?? []).flatMap((option) =>
+      [option.long, option.short].filter((flag) => flag != null),
+    ),
+  ];
+
+  it('are all in commands.md, with their options', () => {
+    const documented = new Set<string>();
+    for (const [, names = '', options = ''] of read('docs/commands.md').matchAll(
+      /^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \| .* \| (.*) \|$/gm,
+    )) {
+      for (const [, name = ''] of names.matchAll(/`([a-z-]+)`/g)) {
+        documented.add(name);
+        const told = [...options.matchAll(/--[a-z-]+/g)].map(([flag]) => flag);
+        const has = (commands.get(name)?.options ?? [])
+          .filter(({ hidden, long }) => !hidden && long !== '--config')
+          .map(({ long }) => long);
+        assert.deepEqual(told.toSorted(), has.toSorted(), name);
+      }
+    }
+    assert.deepEqual([...documented].toSorted(), [...commands.keys()].toSorted());
+  });
+
+  it('that pages show exist, as do their options', () => {
+    for (const page of PAGES) {
+      for (const [, name = '', rest = ''] of read(page).matchAll(
+        /forrest-host ([a-z][a-z-]*)((?: (?:-{1,2}[a-z-]+|[A-Z]+|[\w./-]+))*)/g,
+      )) {
+        // Prose, such as "forrest-host is".
+        if (!commands.has(name) && !rest.includes(' -')) continue;
+        assert.ok(commands.has(name), `${page}: forrest-host ${name}`);
+        for (const [flag] of rest.matchAll(/(?<= )--?[a-z][a-z-]*/g)) {
+          assert.ok(optionsOf(name).includes(flag), `${page}: forrest-host ${name} ${flag}`);
+        }
+      }
+    }
+  });
+
+  it('say what they do in a sentence', () => {
+    for (const command of commands.values()) {
+      assert.match(command.description(), /^[A-Z].*\.$/, command.name());
+      for (const option of command.options)
+        assert.ok(option.hidden || option.description || option.argChoices);
+    }
+  });
+});
+
+it('scripts that pages show exist', () => {
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
+  for (const page of PAGES) {
+    for (const [, name = ''] of read(page).matchAll(/npm run ([a-z][a-z:-]*[a-z])/g)) {
+      assert.ok(name in scripts, `${page}: npm run ${name}`);
+    }
+  }
+});
+
+it('forks run what decides here', () => {
+  for (const file of ['.github/workflows/ci.yml', '.gitlab-ci.yml']) {
+    const scripts = JSON.stringify(parse(read(file))).match(
+      /"(?:run|script)":(?:\["|")\.ci\/run"/g,
+    );
+    assert.equal(scripts?.length, 1, file);
+  }
+});
+
+describe('keys of the configuration', () => {
+  const keysOf = (schema: unknown): string[] =>
+    Object.keys((schema as { properties: object }).properties);
+
+  it('of the host and its machine types are in configuration.md', async () => {
+    const { properties } = (await configSchema(null)) as {
+      properties: Record<string, { additionalProperties: unknown }>;
+    };
+    const page = read('docs/configuration.md');
+    const keys = [
+      ...keysOf(properties['host']),
+      ...keysOf(properties['machines']?.additionalProperties),
+      ...Object.keys(properties),
+    ];
+    for (const key of keys) assert.match(page, new RegExp(`\`${key}\\b`), key);
+  });
+
+  it('of the plugin are in gitlab.md', () => {
+    const schema = createPlugin().configSchema as {
+      properties: { runners: { items: unknown } };
+    };
+    const page = read('docs/gitlab.md');
+    // Delays that only tests set.
+    const keys = keysOf(schema).filter((key) => key !== 'timings');
+    for (const key of [...keys, ...keysOf(schema.properties.runners.items)]) {
+      assert.match(page, new RegExp(`\`${key}\\b`), key);
+    }
+  });
+});
