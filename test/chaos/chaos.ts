@@ -84,7 +84,6 @@ class ChaosRun {
     });
     simulator.createProject({ path: PROJECT, files: PROJECT_FILES });
     const runner = simulator.createRunner({ description: 'chaos', runUntagged: true });
-    const { gitlabUrl } = { gitlabUrl: simulator.url };
     this.#field = {
       simulator,
       hosts: this.#hosts,
@@ -96,7 +95,8 @@ class ChaosRun {
     for (const name of ['a', 'b']) {
       const disk = await mountSmallDisk(path.join(this.#directory, name, 'state'));
       const host = await ChaosHost.create({
-        ...{ directory: this.#directory, name, gitlabUrl, guests },
+        ...{ directory: this.#directory, name, guests },
+        gitlabUrl: simulator.url,
         runnerToken: runner.token,
       });
       this.#hosts.push(host);

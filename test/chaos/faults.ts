@@ -219,8 +219,8 @@ async function truncateJournal(target: Target, field: Field, variant: number): P
     if (id === undefined) return;
     const file = host.journal.fileOf(id);
     const text = await readFile(file, 'utf8');
-    const keep = (/"token":"[^"]+"/.exec(text)?.index ?? 0) + 1;
-    const least = keep + (/"token":"[^"]+"/.exec(text)?.[0].length ?? 0);
+    const token = /"token":"[^"]+"/.exec(text);
+    const least = token === null ? 0 : token.index + token[0].length;
     await truncate(file, least + Math.floor((text.length - least) * variant));
     field.jobs.get(id)?.disturbances.push('its journal entry was damaged');
     done = true;

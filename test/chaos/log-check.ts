@@ -57,7 +57,8 @@ function checkOutput(plain: string, job: Logged, whole: boolean): string | null 
 
 /** What may follow output that stops in the middle: nothing, or words of the runner. */
 function isEndOf(rest: string): boolean {
-  return PART_OF_STAMP.test(rest) || /^\r?\n?(?:\u001b|section_)/.test(rest);
+  const words = rest.trimStart();
+  return PART_OF_STAMP.test(rest) || words.startsWith('\u001b') || words.startsWith('section_');
 }
 
 function commonLength(a: string, b: string): number {

@@ -40,7 +40,7 @@ export class TrackedJob {
     const host = this.hostOf(hosts);
     const now = host?.journal.live.get(job.id)?.state;
     if (now === undefined) return job.isFinal || host !== undefined;
-    return STATES.findIndex((one) => one === now) >= STATES.indexOf(state);
+    return STATES.indexOf(now as State) >= STATES.indexOf(state);
   }
 
   cancel(simulator: GitlabSimulator): void {
