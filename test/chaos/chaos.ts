@@ -10,7 +10,7 @@ import { opens } from './control-socket.ts';
 import { armLost201, type Field, Missed, strike } from './faults.ts';
 import { ChaosHost, type Guests } from './host.ts';
 import { PROJECT, PROJECT_FILES, plansOf } from './jobs.ts';
-import { isClean, judge, type Leaks, type Summary, type Verdict } from './judge.ts';
+import { isClean, judge, type Leaks, type Summary, SWEPT, type Verdict } from './judge.ts';
 import { journalFiles, machineRecords, processesOf, socketFiles, staleRunDirs } from './leaks.ts';
 import { drawSchedule, type PlannedJob, type Round } from './schedule.ts';
 import { mountSmallDisk, type SmallDisk } from './small-disk.ts';
@@ -211,7 +211,7 @@ class ChaosRun {
         tracked.answerMayBeLost(windows) &&
         !tracked.isReceived(this.#hosts, simulator);
       // What GitLab's own sweep would do, much later.
-      if (unheard) job.drop('no_updates_running', Date.now());
+      if (unheard) job.drop(SWEPT, Date.now());
       return !unheard;
     });
   }

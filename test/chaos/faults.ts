@@ -111,6 +111,8 @@ export async function armLost201(field: Field): Promise<void> {
 }
 
 const STRUCK_MS = 20_000;
+/** Where nothing runs at the moment. */
+const MACHINE_MS = 5000;
 
 async function struck(label: string, predicate: () => boolean): Promise<void> {
   await eventually(label, predicate, STRUCK_MS).catch((error: Error) => {
@@ -161,7 +163,7 @@ async function machineOf({ job }: Target, field: Field): Promise<FoundMachine> {
     return undefined;
   };
   const all = (): FoundMachine[] => [...field.jobs.values()].flatMap((one) => find(one) ?? []);
-  return eventually('a machine that runs', () => find(job) ?? all()[0], STRUCK_MS).catch(
+  return eventually('a machine that runs', () => find(job) ?? all()[0], MACHINE_MS).catch(
     (error: Error) => {
       throw new Missed(error.message);
     },

@@ -91,6 +91,9 @@ export interface Verdict {
   readonly violations: readonly string[];
 }
 
+/** GitLab's own reason for a job that nobody speaks for. */
+export const SWEPT = 'no_updates_running';
+
 const FINAL = ['success', 'failed', 'canceled', 'skipped'];
 
 export function judge(run: Run): Verdict {
@@ -124,9 +127,10 @@ export function judge(run: Run): Verdict {
   return { summary, violations };
 }
 
-/** Nobody can end such a job: nobody has its token. */
+/** Nobody can end such a job, as nobody has its token: GitLab's sweep does, sooner or later. */
 function isNeverReceived(job: JobFacts): boolean {
-  return !isFinal(job) && job.handedOut > 0 && !job.received && job.answerMayBeLost;
+  const isOpen = !isFinal(job) || job.failureReason === SWEPT;
+  return isOpen && job.handedOut > 0 && !job.received && job.answerMayBeLost;
 }
 
 function isFinal(job: JobFacts): boolean {
