@@ -94,9 +94,11 @@ export async function armLost201(field: Field): Promise<void> {
     match: { route: 'jobs-request' },
     do: { loseAnswer: true },
   });
+  const armedAt = Date.now();
   let lost = false;
   const stop = field.simulator.onChange((job) => {
-    if (job.status !== 'running' || job.ended > 0 || lost) return;
+    const isAssigned = job.status === 'running' && (job.startedAt ?? 0) >= armedAt;
+    if (!isAssigned || fault.hits === 0 || lost) return;
     lost = true;
     // At once: the answers to later requests arrive.
     fault.remove();
