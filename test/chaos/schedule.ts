@@ -94,12 +94,15 @@ function drawJob(random: Random): PlannedJob {
 }
 
 function drawFault(kind: FaultKind, random: Random, jobs: number): PlannedFault {
+  const state = pick(random, STATES);
+  const afterMs = between(random, 0, 600);
   return {
     kind,
     job: between(random, 0, jobs - 1),
     stage: random() < 0.5 ? 0 : 1,
-    state: pick(random, STATES),
-    afterMs: between(random, 0, 600),
+    state,
+    // The other states are over in a moment.
+    afterMs: state === 'booting' || state === 'running' ? afterMs : 0,
     holdMs: between(random, 500, 3500),
     variant: random(),
     host: random() < 0.5 ? 0 : 1,
