@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startGitlabSimulator } from '../../fixtures/gitlab/index.ts';
+import { sendSignal } from '../../fixtures/host/src/drivers/proc.ts';
 import { eventually } from '../support/deadline.ts';
 import { opens } from './control-socket.ts';
 import { armLost201, type Field, Missed, strike } from './faults.ts';
@@ -85,6 +86,7 @@ class ChaosRun {
     simulator.createProject({ path: PROJECT, files: PROJECT_FILES });
     const runner = simulator.createRunner({ description: 'chaos', runUntagged: true });
     this.#field = {
+      driver: guests.driver,
       simulator,
       hosts: this.#hosts,
       disks: this.#disks,
@@ -267,6 +269,8 @@ class ChaosRun {
   async tearDown(clean: boolean): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const host of this.#hosts) await host.killEverything();
+    // Whatever works in a directory of this run is of this run.
+    for (const pid of processesOf(this.#directory)) sendSignal(pid, 'SIGKILL');
     if (!clean) await this.#writeDown();
     for (const [host, disk] of this.#disks) {
       if (!clean) await cp(host.stateDir, `${host.stateDir}-kept`, { recursive: true });

@@ -12,6 +12,7 @@ import type { SmallDisk } from './small-disk.ts';
 import type { TrackedJob, Window } from './tracked.ts';
 
 export interface Field {
+  readonly driver: 'process' | 'qemu';
   readonly simulator: GitlabSimulator;
   readonly hosts: readonly ChaosHost[];
   readonly disks: ReadonlyMap<ChaosHost, SmallDisk>;
@@ -52,6 +53,7 @@ export async function strike(fault: PlannedFault, target: Target, field: Field):
     case 'kill-machine':
       return killMachine(target, field, (pid) => sessionMembers(pid));
     case 'kill-runner':
+      if (field.driver === 'qemu') throw new Missed('nobody outside of a virtual machine can');
       // The machine's script becomes the runner; what it has started is left.
       return killMachine(target, field, (pid) => [pid]);
     case 'stop-host':
