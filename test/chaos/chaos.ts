@@ -54,8 +54,12 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     await run.setUp();
     result = await run.run();
     return result;
+  } catch (error) {
+    // Ctrl-C reaches the hosts too: what they make of it is no finding.
+    options.signal.throwIfAborted();
+    throw error;
   } finally {
-    await run.tearDown(result?.clean === true);
+    await run.tearDown(result?.clean === true || options.signal.aborted);
   }
 }
 
@@ -265,20 +269,20 @@ class ChaosRun {
     return leaked;
   }
 
-  /** Ends everything; keeps the files unless all is well. */
-  async tearDown(clean: boolean): Promise<void> {
+  /** Ends everything. `forget`: nobody needs its files. */
+  async tearDown(forget: boolean): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const host of this.#hosts) await host.killEverything();
     // Whatever works in a directory of this run is of this run.
     for (const pid of processesOf(this.#directory)) sendSignal(pid, 'SIGKILL');
-    if (!clean) await this.#writeDown();
+    if (!forget) await this.#writeDown();
     for (const [host, disk] of this.#disks) {
-      if (!clean) await cp(host.stateDir, `${host.stateDir}-kept`, { recursive: true });
+      if (!forget) await cp(host.stateDir, `${host.stateDir}-kept`, { recursive: true });
       await disk.unmount();
     }
     await this.#witness?.close();
     await this.#field?.simulator.close();
-    if (clean) await rm(this.#directory, { recursive: true, force: true });
+    if (forget) await rm(this.#directory, { recursive: true, force: true });
     else this.#say(`kept for a look: ${this.#directory}`);
   }
 
