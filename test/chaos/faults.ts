@@ -104,7 +104,7 @@ export async function armLost201(field: Field): Promise<void> {
     lost = true;
     // At once: the answers to later requests arrive.
     fault.remove();
-    field.windows.push({ host: null, from: Date.now() - 1, to: Date.now() + AFTER_MS });
+    field.windows.push({ host: null, from: job.startedAt ?? 0, to: Date.now() + AFTER_MS });
   });
   try {
     await struck('a job to be handed out', () => lost);

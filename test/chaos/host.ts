@@ -135,7 +135,8 @@ export class ChaosHost {
   /** Who it is to GitLab; null before it has ever run. */
   get systemId(): string | null {
     try {
-      return readFileSync(path.join(this.stateDir, 'gitlab/system-id'), 'utf8').trim();
+      const text = readFileSync(path.join(this.stateDir, 'gitlab/system-id'), 'utf8');
+      return text.split('\n')[0] ?? null;
     } catch {
       return null;
     }
