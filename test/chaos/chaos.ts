@@ -42,6 +42,8 @@ const LIMITS = {
   qemu: { reachMs: 120_000, drainMs: 400_000 },
 };
 
+const PROGRESS_MS = 20_000;
+
 /** A job that nobody speaks for after so long was never received: GitLab's sweep takes longer. */
 const UNHEARD_MS = 15_000;
 
@@ -226,10 +228,14 @@ class ChaosRun {
   async #drain(): Promise<void> {
     const { guests, signal } = this.#options;
     const done = () => this.#open().length === 0 || signal.aborted;
-    await eventually('all jobs to end', done, LIMITS[guests.driver].drainMs).catch(() => {
-      const open = this.#open().map(({ job }) => `${job.id} ${job.name} ${job.status}`);
-      this.#say(`giving up on ${open.length} jobs: ${open.join(', ')}`);
-    });
+    const list = (): string =>
+      this.#open()
+        .map(({ job }) => `${job.id} ${job.name} ${job.status}`)
+        .join(', ');
+    const progress = setInterval(() => this.#say(`not over yet: ${list()}`), PROGRESS_MS);
+    await eventually('all jobs to end', done, LIMITS[guests.driver].drainMs)
+      .catch(() => this.#say(`giving up on ${list()}`))
+      .finally(() => clearInterval(progress));
     signal.throwIfAborted();
   }
 
