@@ -1,22 +1,24 @@
 /** A run: two hosts, a stream of jobs, one fault a round; then everything drains, and is judged. */
 
-import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startGitlabSimulator } from '../../fixtures/gitlab/index.ts';
 import { sendSignal } from '../../fixtures/host/src/drivers/proc.ts';
 import { eventually } from '../support/deadline.ts';
-import { opens } from './control-socket.ts';
 import { armLost201, type Field, Missed, strike } from './faults.ts';
-import { ChaosHost, type Guests } from './host.ts';
+import { ChaosHost } from './host.ts';
+import type { Guests } from './host-config.ts';
 import { PROJECT, PROJECT_FILES, plansOf } from './jobs.ts';
-import { isClean, judge, type Leaks, type Summary, SWEPT, type Verdict } from './judge.ts';
-import { journalFiles, machineRecords, processesOf, socketFiles, staleRunDirs } from './leaks.ts';
+import { isClean, judge, type Summary, SWEPT, type Verdict } from './judge.ts';
+import { processesOf } from './leaks.ts';
 import { drawSchedule, type PlannedJob, type Round } from './schedule.ts';
 import { mountSmallDisk, type SmallDisk } from './small-disk.ts';
+import { stopAndMeasure } from './stop.ts';
 import { TrackedJob } from './tracked.ts';
 import { startWitness, type Witness } from './witness.ts';
+import { writeDown } from './write-down.ts';
 
 export interface ChaosOptions {
   readonly seed: number;
@@ -128,7 +130,11 @@ class ChaosRun {
     for (const [index, round] of schedule.entries()) await this.#round(index, round);
     this.#say('all rounds are over: draining');
     await this.#drain();
-    const leaked = await this.#end();
+    const leaked = await stopAndMeasure(this.#hosts, {
+      directory: this.#directory,
+      limitMs: LIMITS[guests.driver].reachMs,
+      say: (line) => this.#say(line),
+    });
     const { simulator, windows } = this.#fieldOf();
     const witness = this.#witnessOf();
     const context = { hosts: this.#hosts, simulator, witness, windows };
@@ -239,49 +245,15 @@ class ChaosRun {
     signal.throwIfAborted();
   }
 
-  /** Stops the hosts as a person would, and looks at what they leave. */
-  async #end(): Promise<Leaks> {
-    const { guests } = this.#options;
-    const leaked = {
-      ...{ machines: 0, reservationsMb: 0, runDirs: 0, journalFiles: 0 },
-      ...{ tokens: 0, processes: 0, sockets: 0 },
-    };
-    for (const host of this.#hosts) {
-      await host.drain();
-      // What is left then is left for good: the last machines take a moment to power off.
-      await eventually(
-        `${host.name} to have no machine`,
-        async () => {
-          const { machines, pool, providers } = await host.status();
-          const live = providers.flatMap(({ status }) => status.jobs);
-          return machines.length === 0 && pool.usedBytes === 0 && live.length === 0;
-        },
-        LIMITS[guests.driver].reachMs,
-      ).catch((error: Error) => this.#say(error.message));
-      const { machines, pool } = await host.status();
-      leaked.machines += machines.length;
-      leaked.reservationsMb += Math.ceil(pool.usedBytes / 1024 ** 2);
-      for (const token of host.journal.vmTokens) {
-        if (await opens(host.guestPort, token)) leaked.tokens += 1;
-      }
-      const code = await host.stop().catch((error: Error) => error.message);
-      if (code !== 0) this.#say(`${host.name} ended with ${code}`);
-      leaked.machines += machineRecords(host.baseDir).length;
-      leaked.journalFiles += journalFiles(host.baseDir).length;
-      leaked.runDirs += staleRunDirs(host.baseDir).length;
-      leaked.sockets += socketFiles(host.baseDir).length + host.relay.connections;
-    }
-    leaked.processes = processesOf(this.#directory).length;
-    return leaked;
-  }
-
   /** Ends everything. `forget`: nobody needs its files. */
   async tearDown(forget: boolean): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const host of this.#hosts) await host.killEverything();
     // Whatever works in a directory of this run is of this run.
     for (const pid of processesOf(this.#directory)) sendSignal(pid, 'SIGKILL');
-    if (!forget) await this.#writeDown();
+    if (!forget && this.#field !== undefined) {
+      await writeDown(this.#field.simulator, this.#directory);
+    }
     for (const [host, disk] of this.#disks) {
       if (!forget) await cp(host.stateDir, `${host.stateDir}-kept`, { recursive: true });
       await disk.unmount();
@@ -290,20 +262,6 @@ class ChaosRun {
     await this.#field?.simulator.close();
     if (forget) await rm(this.#directory, { recursive: true, force: true });
     else this.#say(`kept for a look: ${this.#directory}`);
-  }
-
-  /** What GitLab has seen. */
-  async #writeDown(): Promise<void> {
-    const requests = this.#field?.simulator.requests.map((request) => ({
-      ...{ at: new Date(request.at).toISOString(), method: request.method, status: request.status },
-      ...{ target: request.target, durationMs: request.durationMs, aborted: request.aborted },
-      body: request.route === 'artifacts-upload' ? '' : request.body.toString().slice(0, 500),
-    }));
-    const lines = requests?.map((request) => JSON.stringify(request)).join('\n') ?? '';
-    await writeFile(path.join(this.#directory, 'requests.jsonl'), lines);
-    for (const { job } of this.#jobs.values()) {
-      await writeFile(path.join(this.#directory, `job-${job.id}.log`), job.log);
-    }
   }
 
   #fieldOf(): Field {

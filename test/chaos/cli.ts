@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util';
 import { buildMicroGuest } from '../../fixtures/guest/micro/micro-guest.ts';
 import { findGuestRunner } from '../../fixtures/main-job/runner.ts';
 import { runChaos } from './chaos.ts';
-import type { Guests } from './host.ts';
+import type { Guests } from './host-config.ts';
 import type { Summary } from './judge.ts';
 
 const USAGE = `npm run chaos -- [options]

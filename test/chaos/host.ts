@@ -13,13 +13,9 @@ import type { HostStatus } from '../../fixtures/host/src/index.ts';
 import { type HostProcess, startHostProcess } from '../../fixtures/main-job/host-process.ts';
 import { eventually, within } from '../support/deadline.ts';
 import { post } from './control-socket.ts';
+import { type Guests, hostConfig } from './host-config.ts';
 import { JournalWatch } from './journal-watch.ts';
 import { freePort, type Relay, startRelay } from './relay.ts';
-
-/** What a machine type boots. */
-export type Guests =
-  | { readonly driver: 'process'; readonly runner: string }
-  | { readonly driver: 'qemu'; readonly kernel: string; readonly initrd: string };
 
 export interface HostOptions {
   readonly directory: string;
@@ -32,26 +28,6 @@ export interface HostOptions {
 /** For a busy machine. */
 const START_MS = 60_000;
 const STOP_MS = 60_000;
-
-const TEMPLATE = path.join(import.meta.dirname, '../../fixtures/guest/templates/gitlab-shell');
-
-/** Short enough that many faults fit in a minute, long enough for a busy machine. */
-const TIMINGS = {
-  connectTimeoutMs: 2000,
-  claimTimeoutMs: 5000,
-  callTimeoutMs: 3000,
-  forwardTimeoutMs: 5000,
-  backoffMs: 200,
-  backoffCapMs: 1000,
-  conflictDelayMs: 100,
-  unhealthyIntervalMs: 2000,
-  heartbeatMs: 500,
-  silenceMs: 3000,
-  finishGraceMs: 10_000,
-  jobGraceMs: 30_000,
-  deliveryBackoffMs: 100,
-  deliveryBackoffCapMs: 1000,
-};
 
 export class ChaosHost {
   readonly name: string;
@@ -73,30 +49,10 @@ export class ChaosHost {
     const tokenFile = path.join(directory, `${name}.token`);
     await mkdir(baseDir, { recursive: true });
     await writeFile(tokenFile, `${runnerToken}\n`, { mode: 0o600 });
-    const config = {
-      host: { base_dir: baseDir, ram: '3G', driver: guests.driver },
-      plugins: ['forrest-gitlab'],
-      machines: { shell: machineOf(guests) },
-      gitlab: {
-        url: through(gitlabUrl, '127.0.0.1', relay.port),
-        // Machines live on while the host and its supervisor are away: they must find it again.
-        listen: `127.0.0.1:${guestPort}`,
-        ...(guests.driver === 'qemu' && {
-          clone_url: through(gitlabUrl, '10.0.2.2', Number(new URL(gitlabUrl).port)),
-        }),
-        check_interval: '1s',
-        timings: TIMINGS,
-        runners: [
-          {
-            name: 'chaos',
-            token_file: tokenFile,
-            machine: 'shell',
-            limit: 3,
-            output_limit: 64 * 1024,
-          },
-        ],
-      },
-    };
+    const config = hostConfig({
+      ...{ baseDir, tokenFile, guestPort, gitlabUrl, guests },
+      relayPort: relay.port,
+    });
     const configFile = path.join(directory, `${name}.yaml`);
     await writeFile(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
     return new ChaosHost(options, baseDir, configFile, guestPort, relay);
@@ -218,29 +174,6 @@ export class ChaosHost {
     this.journal.close();
     await this.relay.close();
   }
-}
-
-function machineOf(guests: Guests): object {
-  return {
-    setup_template: {
-      path: TEMPLATE,
-      parameters: {
-        GITLAB_RUNNER: guests.driver === 'qemu' ? 'gitlab-runner' : guests.runner,
-        BOOT_GATE: '',
-      },
-    },
-    ...(guests.driver === 'qemu' && { kernel: { path: guests.kernel, initrd: guests.initrd } }),
-    cpus: 1,
-    ram: '1G',
-    disk: '1G',
-  };
-}
-
-function through(url: string, hostname: string, port: number): string {
-  const changed = new URL(url);
-  changed.hostname = hostname;
-  changed.port = String(port);
-  return changed.href.replace(/\/$/, '');
 }
 
 /** The host under a supervisor; undefined while there is none. */
