@@ -12,6 +12,7 @@ import type { Leases } from '../leases/index.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
 import { describeError, errorCode } from '../lib/errors.ts';
 import type { Backoff } from './backoff.ts';
+import { EarlyAsks } from './early-asks.ts';
 import { RunnerToken } from './runner-token.ts';
 import { Wait } from './wait.ts';
 
@@ -19,7 +20,7 @@ export interface ClaimerServices {
   readonly clock: Clock;
   readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
   readonly leases: Pick<Leases, 'claim' | 'countOf'>;
-  readonly pool: Pick<VmPool, 'reserve'>;
+  readonly pool: Pick<VmPool, 'reserve' | 'expectJob'>;
   readonly backoff: Backoff;
   readonly log: Logger;
   /** This host's, the same for each of its runners. */
@@ -40,6 +41,7 @@ export class Claimer {
   readonly #services: ClaimerServices;
   readonly #token: RunnerToken;
   readonly #wait: Wait;
+  readonly #earlyAsks: EarlyAsks;
   readonly #stopping = new AbortController();
   #runner: RunnerConfig;
   #config: GitlabConfig;
@@ -54,6 +56,10 @@ export class Claimer {
   #loop: Promise<void> | null = null;
   /** A sign of life to GitLab that is under way while this runner waits for room. */
   #visible: Promise<void> = Promise.resolve();
+  /** Where this runner is when an event tells of a job: anywhere else it is not free to ask. */
+  #place: 'resting' | 'waiting for room' | 'asking' | null = null;
+  /** An event has told of a job since the last ask began. */
+  #expectsJob = false;
   /** Ends a wait for room, where something else has become more urgent. */
   #interruptRoom: AbortController | null = null;
 
@@ -69,6 +75,7 @@ export class Claimer {
     this.#services = services;
     this.#token = new RunnerToken(runner.tokenFile);
     this.#wait = new Wait(services.clock);
+    this.#earlyAsks = new EarlyAsks(services.clock);
     this.#contactAt = services.clock.monotonic();
   }
 
@@ -108,6 +115,17 @@ export class Claimer {
   /** Something has changed that may allow an ask: a job ended, a pause was lifted. */
   wake(): void {
     if (this.#isHeldBack()) this.#wait.wake();
+  }
+
+  /**
+   * GitLab has said that a job waits: asks now, or right after the ask that is under way, where nothing but
+   * the check interval keeps this runner from it. Call it freely: it is limited in rate.
+   */
+  expectJob(): void {
+    if (this.#place === null || this.#expectsJob || !this.#earlyAsks.take()) return;
+    this.#expectsJob = true;
+    this.#services.pool.expectJob(this.#runner.machineType.name);
+    if (this.#place === 'resting') this.#wait.wake();
   }
 
   row(): RunnerRow {
@@ -180,6 +198,7 @@ export class Claimer {
     const { name, machineType } = this.#runner;
     const interrupt = new AbortController();
     this.#interruptRoom = interrupt;
+    this.#place = 'waiting for room';
     this.#stand('waiting for room', null);
     const visible = this.#stayVisibleMeanwhile();
     try {
@@ -198,6 +217,7 @@ export class Claimer {
     } finally {
       visible.cancel();
       this.#interruptRoom = null;
+      this.#place = null;
     }
   }
 
@@ -240,6 +260,8 @@ export class Claimer {
       return;
     }
     this.#stand(null, null);
+    this.#place = 'asking';
+    this.#expectsJob = false;
     let outcome: RequestJobOutcome;
     try {
       outcome = await gitlab.requestJob(token, systemId, info(this.#runner));
@@ -252,6 +274,8 @@ export class Claimer {
     } catch (error) {
       reservation.release('failed');
       throw error;
+    } finally {
+      this.#place = null;
     }
     reservation.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
     await this.#onNoJob(outcome);
@@ -263,11 +287,11 @@ export class Claimer {
     switch (outcome.kind) {
       case 'none':
         this.#answered(outcome, '204: no job');
-        await this.#pauseFor(checkIntervalMs, 'no job a moment ago');
+        await this.#rest(checkIntervalMs, 'no job a moment ago');
         break;
       case 'conflict':
         this.#answered(outcome, '409: another runner was faster');
-        await this.#pauseFor(timings.conflictDelayMs, 'another runner was faster');
+        await this.#rest(timings.conflictDelayMs, 'another runner was faster');
         break;
       case 'forbidden':
         await this.#onForbidden(outcome.reason);
@@ -347,6 +371,14 @@ export class Claimer {
   #stand(reason: string | null, nextAskAt: number | null): void {
     this.#standing = { reason, nextAskAt };
     this.#services.changed();
+  }
+
+  /** Between two asks, where an event may end the wait. */
+  async #rest(delayMs: number, reason: string): Promise<void> {
+    if (this.#expectsJob) return;
+    this.#place = 'resting';
+    await this.#pauseFor(delayMs, reason);
+    this.#place = null;
   }
 
   /** Waits for the clock; where `watchToken`, also for a changed token file. */

@@ -2,3 +2,4 @@
 
 export { Backoff } from './backoff.ts';
 export { Claimer, type ClaimerServices } from './claimer.ts';
+export { createWebhookHandler } from './webhook.ts';

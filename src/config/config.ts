@@ -1,6 +1,6 @@
 /** The configuration as the rest of the plugin sees it: complete, typed, frozen. */
 
-import type { MachineType } from '../contract/index.ts';
+import type { MachineType, Secret } from '../contract/index.ts';
 import type { Timings } from './timings.ts';
 
 /** Whether docker pulls an image before a job, and whether it may do without. */
@@ -50,6 +50,8 @@ export interface GitlabConfig {
   readonly ca: string | null;
   /** Where guests clone from, instead of what each job says; null: as the job says. */
   readonly cloneUrl: string | null;
+  /** What GitLab's webhooks show that they are GitLab's; null: there are none. */
+  readonly webhookSecret: Secret | null;
   /** Between asks of a runner for which there was no job, in ms. */
   readonly checkIntervalMs: number;
   /** Whether the end of a machine's console goes to the log of a job that died with it. */

@@ -43,6 +43,7 @@ describe('a gitlab section', () => {
       listen: '127.0.0.1:8090',
       ca: null,
       cloneUrl: null,
+      webhookSecret: null,
       checkIntervalMs: 3000,
       consoleTail: true,
       runners: [
@@ -257,10 +258,10 @@ describe('a gitlab section', () => {
       /not in this version/,
     ],
     [
-      'wants webhooks',
+      'names a webhook secret that is not there',
       { ...section, webhook_secret_file: 'x' },
       'gitlab.webhook_secret_file',
-      /not in this version/,
+      /does not exist/,
     ],
     [
       'names a CA file that is none',

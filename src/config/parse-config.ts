@@ -4,8 +4,9 @@ import { createHash, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import * as v from 'valibot';
-import type { ConfigContext, Parsed, Problem } from '../contract/index.ts';
+import type { ConfigContext, Parsed, Problem, Secret } from '../contract/index.ts';
 import { describeError } from '../lib/errors.ts';
+import { secret } from '../lib/secret.ts';
 import type { Executor, GitlabConfig, RunnerConfig } from './config.ts';
 import {
   type RawRunner,
@@ -36,12 +37,7 @@ export async function parseConfig(
   const raw = shape.output;
   const runners = await readRunners(raw.runners, context, problems);
   const ca = await readCa(raw, context, problems);
-  if (raw.webhook_secret_file !== undefined) {
-    problems.push({
-      path: `${ROOT}.webhook_secret_file`,
-      message: 'job webhooks are not in this version: leave it out, the check interval finds jobs',
-    });
-  }
+  const webhookSecret = await readWebhookSecret(raw, context, problems);
   if (problems.length > 0) return { ok: false, problems };
   return {
     ok: true,
@@ -50,6 +46,7 @@ export async function parseConfig(
       listen: raw.listen,
       ca,
       cloneUrl: raw.clone_url ?? null,
+      webhookSecret,
       checkIntervalMs: raw.check_interval,
       consoleTail: raw.console_tail,
       runners: Object.freeze(runners),
@@ -240,6 +237,19 @@ async function readCa(
     });
     return null;
   }
+}
+
+async function readWebhookSecret(
+  raw: RawSection,
+  context: ConfigContext,
+  problems: Problem[],
+): Promise<Secret | null> {
+  if (raw.webhook_secret_file === undefined) return null;
+  const file = resolve(raw.webhook_secret_file, context);
+  const read = await readTokenFile(file);
+  if (read.ok) return secret(read.token);
+  problems.push({ path: `${ROOT}.webhook_secret_file`, message: `${file} ${read.reason}` });
+  return null;
 }
 
 type Mapping = Record<string, unknown>;

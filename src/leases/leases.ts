@@ -26,6 +26,7 @@ export class Leases {
   readonly #byToken = new Map<string, Lease>();
   /** The key under which each lease stands in `#byToken`; a second boot changes it. */
   readonly #keys = new Map<Lease, string>();
+  readonly #tokens = new Map<Lease, string>();
   readonly #learned = new Map<string, Features>();
   readonly #emptied = new Set<() => void>();
 
@@ -125,7 +126,8 @@ export class Leases {
     return {
       ...this.#services,
       changed: (lease) => {
-        if (this.#byJob.has(lease.facts.id)) this.#track(lease);
+        const tracked = this.#tokens.get(lease);
+        if (tracked !== undefined && tracked !== lease.vmToken) this.#track(lease);
         this.#services.changed();
       },
       ended: (lease) => this.#forget(lease),
@@ -138,6 +140,7 @@ export class Leases {
     const before = this.#keys.get(lease);
     if (before !== undefined && before !== key) this.#byToken.delete(before);
     this.#keys.set(lease, key);
+    this.#tokens.set(lease, lease.vmToken);
     this.#byToken.set(key, lease);
     this.#byJob.set(lease.facts.id, lease);
     return lease;
@@ -146,6 +149,7 @@ export class Leases {
   #forget(lease: Lease): void {
     this.#byToken.delete(this.#keys.get(lease) ?? '');
     this.#keys.delete(lease);
+    this.#tokens.delete(lease);
     this.#byJob.delete(lease.facts.id);
     this.#services.ended(lease);
     if (this.#byJob.size > 0) return;

@@ -7,6 +7,7 @@ import type { ForwardedCall } from '../proxy/index.ts';
 export interface ProviderMetrics {
   asked(runner: string, answer: string): void;
   expiry(runner: string, expiresAt: Date | null): void;
+  webhook(result: string): void;
   forwarded(call: ForwardedCall): void;
   ended(lease: Lease): void;
   live(count: number): void;
@@ -17,6 +18,11 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
     name: 'job_requests_total',
     help: 'Requests for a job, by runner and answer.',
     labelNames: ['runner', 'answer'],
+  });
+  const webhooks = metrics.counter({
+    name: 'webhooks_total',
+    help: 'Events that GitLab delivered, by what became of them.',
+    labelNames: ['result'],
   });
   const expiry = metrics.gauge({
     name: 'runner_token_expires_timestamp_seconds',
@@ -53,6 +59,7 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
     expiry: (runner, expiresAt) => {
       if (expiresAt !== null) expiry.set(expiresAt.getTime() / 1000, { runner });
     },
+    webhook: (result) => webhooks.add(1, { result }),
     forwarded(call) {
       calls.add(1, { route: call.route, status: String(call.status) });
       bytes.add(call.bytesUp, { route: call.route, direction: 'up' });

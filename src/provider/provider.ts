@@ -1,7 +1,7 @@
 /** The composition root: builds every part in order and starts and stops them in order. */
 
 import path from 'node:path';
-import { Backoff, Claimer } from '../claimer/index.ts';
+import { Backoff, Claimer, createWebhookHandler } from '../claimer/index.ts';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
@@ -124,7 +124,17 @@ export function createProvider(
     await Promise.all(claimers.map((claimer) => claimer.stop()));
   };
 
+  const routes = createWebhookHandler({
+    secret: () => config.webhookSecret,
+    jobPending() {
+      for (const claimer of claimers) claimer.expectJob();
+    },
+    answered: metrics.webhook,
+  });
+
   return {
+    routes,
+
     async start() {
       systemId = await loadSystemId(host.stateDir, seams);
       await pauses.load();

@@ -38,7 +38,7 @@ export function jobTokenOf(places: TokenPlaces, vmToken: string): string | undef
     if (typeof places.bodyToken !== 'string') return undefined;
     found.push(places.bodyToken);
   }
-  const [first] = found;
-  if (first === undefined || !found.every((token) => sameToken(token, first))) return undefined;
+  const [first, ...others] = found;
+  if (first === undefined || !others.every((token) => sameToken(token, first))) return undefined;
   return first;
 }

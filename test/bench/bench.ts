@@ -9,6 +9,8 @@ export interface Figure {
   readonly ours: number;
   /** Null where there is nothing to compare with. */
   readonly peer: number | null;
+  /** What the load reaches with neither of them in its way, where that can be measured. */
+  readonly direct?: number | null;
 }
 
 /** What had to be reached, and what was. */

@@ -5,6 +5,7 @@ import { type BenchTable, runBench } from './run-bench.ts';
 const BENCHES: BenchTable = {
   boot: () => import('./boot.ts'),
   pool: () => import('./pool.ts'),
+  proxy: () => import('./proxy/index.ts'),
 };
 
 process.exitCode = await runBench(process.argv.slice(2), BENCHES, {

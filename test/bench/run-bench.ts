@@ -92,24 +92,37 @@ ${lines.join('\n')}
 }
 
 function toJson(name: string, met: boolean, report: BenchReport): string {
-  return `${JSON.stringify({ bench: name, met, ...report })}\n`;
+  const figures = report.figures.map((figure) => ({ ...figure, ratio: ratioOf(figure) }));
+  return `${JSON.stringify({ bench: name, met, ...report, figures })}\n`;
+}
+
+/** Ours as a multiple of the peer's. */
+function ratioOf({ ours, peer }: Figure): number | null {
+  return peer === null || peer === 0 ? null : ours / peer;
 }
 
 function toText({ peer, figures, goals }: BenchReport): string {
   const rows = [
-    ['', 'ours', `peer: ${peer}`, ''],
-    ...figures.map((figure) => [figure.what, show(figure.ours), show(figure.peer), figure.unit]),
+    ['', 'ours', `peer: ${peer}`, 'ratio', 'direct', ''],
+    ...figures.map((figure) => [
+      figure.what,
+      show(figure.ours),
+      show(figure.peer),
+      show(ratioOf(figure)),
+      show(figure.direct ?? null),
+      figure.unit,
+    ]),
   ];
-  const widths = [0, 1, 2].map((column) =>
+  const widths = (rows[0] ?? []).map((_, column) =>
     Math.max(...rows.map((row) => row[column]?.length ?? 0)),
   );
-  const lines = rows.map(([what = '', ours = '', other = '', unit = '']) =>
-    [
-      what.padEnd(widths[0] ?? 0),
-      ours.padStart(widths[1] ?? 0),
-      other.padStart(widths[2] ?? 0),
-      unit,
-    ]
+  const lines = rows.map((row) =>
+    row
+      .map((cell, column) =>
+        column === 0 || column === row.length - 1
+          ? cell.padEnd(widths[column] ?? 0)
+          : cell.padStart(widths[column] ?? 0),
+      )
       .join('  ')
       .trimEnd(),
   );
