@@ -7,7 +7,7 @@ import path from 'node:path';
 const KEPT_RUN_DIRS = 20;
 
 /** Files of a run directory that only a live machine needs. */
-const LIVE_FILES = /\.(?:img|sock)$/;
+const LIVE_FILES = /\.img$/;
 
 /** Records of machines. */
 export function machineRecords(baseDir: string): string[] {
