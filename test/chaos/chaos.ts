@@ -108,6 +108,9 @@ class ChaosRun {
         ...{ directory: this.#directory, name, guests },
         gitlabUrl: simulator.url,
         runnerToken: runner.token,
+      }).catch(async (error: unknown) => {
+        await disk?.unmount();
+        throw error;
       });
       this.#hosts.push(host);
       if (disk !== null) this.#disks.set(host, disk);
@@ -127,8 +130,12 @@ class ChaosRun {
     const { seed, rounds, guests } = this.#options;
     const jobsPerRound = JOBS_PER_ROUND[guests.driver];
     const schedule = drawSchedule({ seed, rounds, jobsPerRound });
-    for (const [index, round] of schedule.entries()) await this.#round(index, round);
-    this.#say('all rounds are over: draining');
+    for (const [index, round] of schedule.entries()) {
+      if (await this.#round(index, round)) continue;
+      this.#say(`no further rounds: more than ${MOST_OPEN_JOBS} jobs do not end`);
+      break;
+    }
+    this.#say('draining');
     await this.#drain();
     const leaked = await stopAndMeasure(this.#hosts, {
       directory: this.#directory,
@@ -146,7 +153,8 @@ class ChaosRun {
     return { ...verdict, clean, directory: clean ? null : this.#directory };
   }
 
-  async #round(index: number, { jobs, fault }: Round): Promise<void> {
+  /** True once there is room for the next jobs. */
+  async #round(index: number, { jobs, fault }: Round): Promise<boolean> {
     const { signal, guests } = this.#options;
     const field = this.#fieldOf();
     signal.throwIfAborted();
@@ -180,11 +188,11 @@ class ChaosRun {
       if (missed !== null) this.#say(`${where} hit nothing: ${missed}`);
     }
     if (missed === null) this.#struck[fault.kind] = (this.#struck[fault.kind] ?? 0) + 1;
-    await eventually(
+    return eventually(
       'room for the next jobs',
       () => this.#open().length <= MOST_OPEN_JOBS || signal.aborted,
       LIMITS[guests.driver].drainMs,
-    );
+    ).catch(() => false);
   }
 
   /** Null, or why there was nothing to hit. */
