@@ -5,6 +5,7 @@ export const ERROR_CODES = {
   config_invalid: 'The gitlab section has problems; each is listed.',
   runner_unknown: 'No runner of that name stands in gitlab.runners.',
   token_unreadable: 'A runner token file is missing, unreadable, empty or open to other users.',
+  state_unwritable: 'The state directory cannot be written: full, read-only, or of another user.',
   upstream_timeout: 'GitLab did not answer in time.',
   upstream_unreachable: 'No connection to GitLab, or it broke.',
   answer_too_large: 'GitLab answered with more than such an answer can hold.',

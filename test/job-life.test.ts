@@ -66,18 +66,22 @@ suite('a job that goes well', { concurrency: 4 }, () => {
     await guest.powerOff();
     await rig.ended(job);
     assert.deepEqual(
-      facts.map((fact) => fact.split(',')[0]),
+      facts.map((fact) => fact.split(',')[0]).filter((fact) => !fact?.startsWith('entry-drafted')),
       [
+        'claim-received: -',
         'lease-claimed: claimed',
+        'machine-requested: claimed',
         'lease-booting: booting',
         'lease-offered: offered',
         'lease-running: running',
-        'lease-running: running',
+        'final-journaled: running',
+        'final-answered: running',
         'lease-finishing: finishing',
+        'machine-gone: finishing',
         'lease-ended: -',
       ],
     );
-    assert.equal(facts[0], 'lease-claimed: claimed, machines 0');
+    assert.ok(facts.includes('lease-claimed: claimed, machines 0'));
   });
 
   test('keeps its payload in the journal only until its runner speaks, and never the runner token', async (t) => {

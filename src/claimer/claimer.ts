@@ -19,7 +19,10 @@ import { Wait } from './wait.ts';
 export interface ClaimerServices {
   readonly clock: Clock;
   readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
-  readonly leases: Pick<Leases, 'claim' | 'countOf'>;
+  readonly leases: Pick<Leases, 'claim' | 'countOf'> & {
+    /** Why no new job can be taken care of at the moment; null: one can. */
+    readonly problem: string | null;
+  };
   readonly pool: Pick<VmPool, 'reserve' | 'expectJob'>;
   readonly backoff: Backoff;
   readonly log: Logger;
@@ -190,6 +193,8 @@ export class Claimer {
 
   #heldBack(): string | null {
     if (this.#paused) return 'paused';
+    const { problem } = this.#services.leases;
+    if (problem !== null) return problem;
     const running = this.#services.leases.countOf(this.#runner.name);
     return running >= this.#runner.limit ? `limit ${this.#runner.limit} reached` : null;
   }
@@ -254,8 +259,8 @@ export class Claimer {
 
   async #ask(token: string, reservation: Reservation): Promise<void> {
     const { gitlab, systemId, info, backoff } = this.#services;
-    // Another runner may have found GitLab out while this one waited for room.
-    if (backoff.remaining() > 0) {
+    // Another runner may have found GitLab out, or the disk full, while this one waited for room.
+    if (backoff.remaining() > 0 || this.#heldBack() !== null) {
       reservation.release('failed');
       return;
     }

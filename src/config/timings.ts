@@ -35,10 +35,21 @@ export interface Timings {
   readonly finishGraceMs: number;
   /** What a job may take beyond its own timeout, for `after_script` and uploads. */
   readonly jobGraceMs: number;
+  /** What a job that is being canceled may take to wind up, as long as its runner speaks. */
+  readonly cancelLimitMs: number;
+  /**
+   * The runner of such a job is taken for frozen when it has been silent for so long. A quiet one speaks
+   * at least every 4 min: four of the longest intervals that GitLab asks for.
+   */
+  readonly cancelSilenceMs: number;
   /** First wait after a final update of ours that GitLab did not take; doubled, up to the cap. */
   readonly deliveryBackoffMs: number;
   /** Longest wait between such updates. */
   readonly deliveryBackoffCapMs: number;
+  /** How long we try, over restarts, to tell GitLab how a job ended. */
+  readonly deliveryLimitMs: number;
+  /** Between tries to write what the journal did not take: a full disk. */
+  readonly journalRetryMs: number;
   /** For GitLab to take the ends of all jobs when the host ends them; the rest stays in the journal. */
   readonly stopLimitMs: number;
 }
@@ -62,7 +73,11 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   firstCallLimitMs: 10 * MINUTE,
   finishGraceMs: 30 * SECOND,
   jobGraceMs: 10 * MINUTE,
+  cancelLimitMs: 30 * MINUTE,
+  cancelSilenceMs: 5 * MINUTE,
   deliveryBackoffMs: SECOND,
   deliveryBackoffCapMs: MINUTE,
+  deliveryLimitMs: 24 * 60 * MINUTE,
+  journalRetryMs: 5 * SECOND,
   stopLimitMs: 30 * SECOND,
 });

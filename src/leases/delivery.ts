@@ -10,6 +10,7 @@ import type {
   UpdateOutcome,
 } from '../gitlab/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
+import type { Checkpoint } from './checkpoints.ts';
 import type { Owed } from './state.ts';
 
 export interface DeliveryServices {
@@ -19,28 +20,52 @@ export interface DeliveryServices {
   readonly log: Logger;
   /** Ends the tries; the debt stays in the journal. */
   readonly signal: AbortSignal;
+  checkpoint: Checkpoint;
+  /** Writes down where the note is to stand, before it is sent there. */
+  placeNote(at: number): Promise<void>;
 }
 
-/** `taken`: GitLab has it. `over`: the job had ended there before. `stopped`: by the signal. */
+/** What is owed, and since when. */
+export interface Debt {
+  readonly owed: Owed;
+  /** Wall clock, ms. */
+  readonly since: number;
+  /** Bytes of log that GitLab is known to hold. */
+  readonly logBytes: number;
+}
+
+/**
+ * `taken`: GitLab has it. `over`: the job had ended there before. `stopped`: by the signal.
+ * `abandoned`: not within the time that is given to it.
+ */
 export type Delivered =
   | { readonly kind: 'taken' | 'over'; readonly jobStatus: JobStatus | undefined }
-  | { readonly kind: 'stopped' };
+  | { readonly kind: 'stopped' | 'abandoned' };
 
-/** Resolves once GitLab has it or says that the job is over. */
+/** However long ago it was by the wall clock, which may have jumped: each start tries for this part of the limit. */
+const LEAST_PART = 1 / 24;
+
+/** Resolves once GitLab has it or says that the job is over, or nobody can hope for that any more. */
 export async function deliver(
   facts: JobFacts,
-  owed: Owed,
-  logBytes: number,
+  { owed, since, logBytes }: Debt,
   services: DeliveryServices,
 ): Promise<Delivered> {
+  const { clock, timings, signal } = services;
+  const limitMs = timings.deliveryLimitMs;
+  const leftMs = Math.max(limitMs * LEAST_PART, limitMs - (clock.now() - since));
+  const until = clock.monotonic() + Math.min(limitMs, leftMs);
+  const isOpen = (): boolean => !signal.aborted && clock.monotonic() < until;
   const backoff = createBackoff(services);
   if (owed.kind === 'own') {
-    const noted = await appendNote(facts, Buffer.from(owed.note), logBytes, services, backoff);
-    if (noted === 'stopped') return { kind: 'stopped' };
-    if (noted !== 'appended') return { kind: 'over', jobStatus: noted.jobStatus };
+    const noted = await appendNote(facts, owed, logBytes, services, backoff, isOpen);
+    if (noted !== 'appended' && noted !== 'not-appended') {
+      return { kind: 'over', jobStatus: noted.jobStatus };
+    }
   }
-  while (!services.signal.aborted) {
+  while (isOpen()) {
     const answer = await sendFinal(facts, owed, services.gitlab);
+    if (answer.kind === 'done' || answer.kind === 'over') await services.checkpoint('end-sent');
     switch (answer.kind) {
       case 'done':
         return { kind: 'taken', jobStatus: answer.jobStatus };
@@ -57,7 +82,7 @@ export async function deliver(
         answer satisfies never;
     }
   }
-  return { kind: 'stopped' };
+  return { kind: signal.aborted ? 'stopped' : 'abandoned' };
 }
 
 function sendFinal(
@@ -77,23 +102,28 @@ type Over = Extract<TraceOutcome, { kind: 'over' }>;
 
 async function appendNote(
   facts: JobFacts,
-  note: Buffer,
+  { note, noteAt }: Extract<Owed, { kind: 'own' }>,
   logBytes: number,
   services: DeliveryServices,
   backoff: Backoff,
-): Promise<'appended' | 'stopped' | Over> {
-  let offset = logBytes;
-  let isUncertain = false;
-  while (!services.signal.aborted) {
-    const answer = await services.gitlab.appendTrace(facts.id, facts.token, offset, note);
+  isOpen: () => boolean,
+): Promise<'appended' | 'not-appended' | Over> {
+  const bytes = Buffer.from(note);
+  let offset = noteAt ?? logBytes;
+  // Sent once already, by us or by an earlier run, and nobody knows whether it arrived.
+  let isUncertain = noteAt !== null;
+  while (isOpen()) {
+    await services.placeNote(offset);
+    const answer = await services.gitlab.appendTrace(facts.id, facts.token, offset, bytes);
     switch (answer.kind) {
       case 'accepted':
+        await services.checkpoint('note-sent');
         return 'appended';
       case 'over':
         return answer;
       case 'wrong-offset':
         // Only we write now: it is there, and the answer that said so was lost.
-        if (isUncertain && answer.size === offset + note.length) return 'appended';
+        if (isUncertain && answer.size === offset + bytes.length) return 'appended';
         isUncertain = false;
         // A repeated 416 for the size that GitLab itself named would loop at full speed.
         if (answer.size === offset) await backoff(undefined);
@@ -108,7 +138,7 @@ async function appendNote(
         answer satisfies never;
     }
   }
-  return 'stopped';
+  return 'not-appended';
 }
 
 type Backoff = (retryAfterMs: number | undefined) => Promise<void>;

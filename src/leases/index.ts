@@ -1,6 +1,10 @@
 /** A claimed job and its machine: states, heartbeat, journal, recovery. */
 
-export { createFileJournal, createMemoryJournal, type Journal } from './journal.ts';
-export type { Lease, LeaseServices } from './lease.ts';
+export { CHECKPOINTS, type Checkpoint, type CheckpointName } from './checkpoints.ts';
+export { createFileJournal, type Journal } from './journal.ts';
+export { JournalWriter } from './journal-writer.ts';
+export type { Lease } from './lease.ts';
 export { type ClaimedJob, Leases, type LeasesServices } from './leases.ts';
+export type { LeaseRecord } from './record.ts';
+export type { LeaseServices } from './services.ts';
 export { createVmToken, sameToken } from './vm-token.ts';

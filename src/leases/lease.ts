@@ -1,8 +1,6 @@
-/** One claimed job from the 201 to its end: state, journal, machine, heartbeat and limits. */
+/** One claimed job from the 201 to its end: its state, and what follows from each step of it. */
 
-import type { Timings } from '../config/index.ts';
 import type {
-  BootSpec,
   JobOutcome,
   JobRow,
   JobStage,
@@ -10,55 +8,33 @@ import type {
   Machine,
   MachineOutcome,
   Reservation,
-  VmPool,
 } from '../contract/index.ts';
 import type {
   FailureReason,
-  GitlabClient,
   JobFacts,
   JobSecrets,
   JobStatus,
   UpdateOutcome,
 } from '../gitlab/index.ts';
-import type { Clock, Timer } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { Serial } from '../lib/serial.ts';
-import { type Delivered, deliver } from './delivery.ts';
-import type { Journal } from './journal.ts';
+import { checkpointAfter } from './checkpoints.ts';
+import { deliver } from './delivery.ts';
+import { endOf, explainOver, failureReasonOf } from './endings.ts';
+import { Heartbeat } from './heartbeat.ts';
+import { NextRoom } from './next-room.ts';
 import { composeNote } from './note.ts';
-import type { LeaseRecord } from './record.ts';
+import type { LeaseRecord, Moment } from './record.ts';
+import type { LeaseServices } from './services.ts';
+import { orderStages, stagesOf } from './stages.ts';
 import {
-  isLive,
+  type EndCause,
   type LeaseEvent,
   type LeaseState,
   type PendingFinal,
   transition,
 } from './state.ts';
-
-/** What a lease needs of the plugin. */
-export interface LeaseServices {
-  readonly clock: Clock;
-  readonly gitlab: Pick<GitlabClient, 'updateJob' | 'repeatUpdate' | 'appendTrace'>;
-  readonly journal: Journal;
-  readonly pool: Pick<VmPool, 'reserve'>;
-  readonly timings: Timings;
-  readonly log: Logger;
-  readonly consoleTail: boolean;
-  /** Where tests stop or kill. */
-  checkpoint(name: string): Promise<void>;
-  /** A fresh identity for a job's next machine. */
-  newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
-  /** What to boot for a lease. */
-  bootSpec(lease: Lease): BootSpec;
-  /** Whether the job's disk may become the machine image, should the job ask for that. */
-  mayPersist(lease: Lease): boolean;
-  /** The machine type of a configured runner, for a second boot. */
-  machineTypeOf(runner: string): string | undefined;
-  /** Its state, identity or row has changed. */
-  changed(lease: Lease): void;
-  /** It has ended, and its journal entry is gone. */
-  ended(lease: Lease): void;
-}
+import { type TimeLimit, TimeLimitWatch, timeLimitOf } from './time-limits.ts';
 
 /** A claimed job. Events are applied one after the other, each journaled before what follows from it. */
 export class Lease {
@@ -72,31 +48,58 @@ export class Lease {
   readonly #secrets: JobSecrets | null;
   readonly #stages: JobStage[];
   readonly #stopped = new AbortController();
+  readonly #heartbeat: Heartbeat;
+  readonly #limits: TimeLimitWatch;
+  /** For when a machine has ended before anything of the job had run. */
+  readonly #nextRoom: NextRoom;
   #runnerName: string;
   #vmToken: string;
   #state: LeaseState;
+  #entered: Moment;
   #machine: Machine | null = null;
   #logBytes = 0;
   #lastActivityAt: number;
   #spokeAt: number;
-  /** Asked for when a machine ended before anything of the job had run. */
-  #nextRoom: Promise<Reservation> | null = null;
-  #heartbeat: Timer | null = null;
-  #limit: Timer | null = null;
+  #cancelingSince: number | null = null;
+  /** The time limit for which its machine was stopped. */
+  #limitReached: EndCause | null = null;
 
   constructor(record: LeaseRecord, secrets: JobSecrets | null, services: LeaseServices) {
+    const { clock, timings } = services;
     this.facts = record.facts;
     this.runner = record.runner;
     this.requestId = record.requestId;
     this.#runnerName = record.runnerName;
     this.#vmToken = record.vmToken;
     this.#state = record.state;
+    // Never in the future: the host was booted anew since, or its clock was set back.
+    this.#entered = {
+      at: Math.min(record.entered.at, clock.now()),
+      monotonic: Math.min(record.entered.monotonic, clock.monotonic()),
+    };
     this.#stages = [...record.stages];
     this.#secrets = secrets;
     this.#services = services;
-    this.#lastActivityAt = services.clock.now();
-    this.#spokeAt = services.clock.monotonic();
+    this.#lastActivityAt = clock.now();
+    this.#spokeAt = clock.monotonic();
     this.#log = services.log.child({ job: record.facts.id, runner: record.runner });
+    this.#heartbeat = new Heartbeat(this, services);
+    this.#limits = new TimeLimitWatch(
+      clock,
+      () =>
+        timeLimitOf(
+          {
+            state: this.#state,
+            facts: this.facts,
+            enteredAt: this.#entered.monotonic,
+            spokeAt: this.#spokeAt,
+            cancelingSince: this.#cancelingSince,
+          },
+          timings,
+        ),
+      (limit) => this.#onLimit(limit),
+    );
+    this.#nextRoom = new NextRoom(record.facts.id, record.runner, services, this.#stopped.signal);
   }
 
   get state(): LeaseState {
@@ -121,37 +124,60 @@ export class Lease {
     return state.name !== 'ended' && !(state.name === 'finishing' && state.machineGone);
   }
 
+  /** For how long its runner has made no call. */
+  get silentMs(): number {
+    return this.#services.clock.monotonic() - this.#spokeAt;
+  }
+
   /** Bytes of log that GitLab is known to hold. */
   get logBytes(): number {
     return this.#logBytes;
   }
 
+  /** What ended it otherwise than its own runner or a person; null while live. */
+  get cause(): EndCause | null {
+    return 'cause' in this.#state ? this.#state.cause : null;
+  }
+
   /** A new claim: journals it, then boots its machine in the room that is held for it. */
   async begin(reservation: Reservation): Promise<void> {
+    await this.#services.checkpoint('claim-received');
     await this.#events.run(() => this.#put(this.#state));
     await this.#services.checkpoint('lease-claimed');
-    this.#startHeartbeat();
+    this.#heartbeat.start();
     await this.#boot(reservation);
   }
 
+  /** The machine that an earlier run left it. */
+  attach(machine: Machine): void {
+    this.#machine = machine;
+  }
+
   /**
-   * A lease that an earlier run left, with its machine where that still exists. Goes on as if nothing
-   * had happened where it can, ends the job with the reason where it cannot.
+   * A lease that an earlier run left. Goes on as if nothing had happened where its machine is still
+   * there, ends the job with the reason where it cannot.
    */
-  resume(machine: Machine | undefined): void {
-    this.#startHeartbeat();
-    if (machine !== undefined) {
-      this.#machine = machine;
-      this.#watch(machine);
-      if (this.#state.name === 'claimed') void this.apply({ type: 'booting' });
-    } else if (this.#state.name === 'claimed') {
+  resume(): void {
+    this.#heartbeat.start();
+    const { name } = this.#state;
+    if (this.#machine !== null) {
+      this.#watch(this.#machine);
+      if (name === 'claimed') {
+        this.#tellPersist(this.#machine);
+        void this.apply({ type: 'booting' });
+      }
+      // The host knows its machine only as far as it had told it.
+      if (name === 'offered') this.#machine.report('online');
+      if (name === 'running') this.#machine.report('busy');
+    } else if (name === 'claimed') {
       void this.#bootAgain();
     } else {
       const reason = 'its machine was gone when the host came back';
-      void this.apply({ type: 'machine-ended', reason, note: this.#note(reason, null) });
+      const note = this.#note(reason, null);
+      void this.apply({ type: 'machine-ended', reason, cause: 'machine-lost', note });
     }
-    if (this.#state.name === 'finishing') this.#afterFinishing();
-    else this.#armLimit();
+    if (name === 'finishing') this.#afterFinishing();
+    else this.#limits.arm();
   }
 
   /**
@@ -180,13 +206,21 @@ export class Lease {
   }
 
   /** GitLab took the runner's final update. */
-  finalTaken(outcome: JobOutcome): Promise<void> {
-    return this.apply({ type: 'final-taken', outcome });
+  async finalTaken(outcome: JobOutcome): Promise<void> {
+    await this.#services.checkpoint('final-answered');
+    await this.apply({ type: 'final-taken', outcome });
   }
 
-  /** GitLab remembered the runner's final update and wants it again. */
+  /** The runner's final update, before GitLab gets it: from now on nobody overrules it. */
   finalPending(final: PendingFinal): Promise<void> {
     return this.apply({ type: 'final-pending', final });
+  }
+
+  /** GitLab told the job's status, in whatever answer. */
+  noteStatus(jobStatus: JobStatus | undefined): void {
+    if (jobStatus !== 'canceling' || this.#cancelingSince !== null) return;
+    this.#cancelingSince = this.#services.clock.monotonic();
+    this.#limits.arm();
   }
 
   /** GitLab told that the job is over. */
@@ -195,16 +229,45 @@ export class Lease {
     return this.apply({ type: 'over', outcome, reason });
   }
 
-  /** Ends the job ourselves, with a reason for its log, and stops its machine. */
-  giveUp(reason: string, wanted: FailureReason = 'runner_system_failure'): Promise<void> {
-    return this.#giveUp('system_failure', reason, wanted);
+  /** GitLab's answer to our keep-alive. */
+  async onKeptAlive(answer: UpdateOutcome): Promise<void> {
+    switch (answer.kind) {
+      case 'over':
+        await this.over(answer.jobStatus);
+        // A runner that did not hear of it itself would not power off by itself.
+        this.#machine?.stop('its job is over');
+        break;
+      case 'done':
+        this.noteStatus(answer.jobStatus);
+        if (answer.jobStatus === 'canceling' && this.#state.name !== 'running') {
+          await this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
+        }
+        break;
+      case 'retry':
+        this.#log.warn(`the keep-alive of job ${this.facts.id} failed: ${answer.reason}`);
+        break;
+      case 'pending':
+        break;
+      default:
+        answer satisfies never;
+    }
   }
 
-  /** Stops all timers and tries of this process; the journal keeps the lease. */
-  leave(): void {
+  /** Ends the job ourselves, with a reason for its log, and stops its machine. */
+  giveUp(
+    reason: string,
+    cause: EndCause,
+    wanted: FailureReason = 'runner_system_failure',
+  ): Promise<void> {
+    return this.#giveUp('system_failure', reason, cause, wanted);
+  }
+
+  /** Stops all timers and tries of this process; the journal keeps the lease. Resolves when nothing is under way. */
+  leave(): Promise<void> {
     this.#stopped.abort();
-    this.#heartbeat?.cancel();
-    this.#limit?.cancel();
+    this.#heartbeat.stop();
+    this.#limits.stop();
+    return this.#events.run(async () => undefined);
   }
 
   /** What the host shows of it. */
@@ -222,7 +285,7 @@ export class Lease {
       runner: this.runner,
       machine: this.#runnerName,
       state: this.#state.name,
-      stages: this.#stagesWithBoot(),
+      stages: orderStages(this.#stages, this.#machine?.bootedAt ?? null),
       logBytes: this.#logBytes,
       lastActivityAt: this.#lastActivityAt,
       outcome: done?.outcome ?? null,
@@ -239,27 +302,25 @@ export class Lease {
     const before = this.#state;
     const next = transition(before, event);
     if (next === null || this.#stopped.signal.aborted) return;
-    this.#noteStage(before, next, event);
+    const { clock } = this.#services;
+    const at = clock.now();
+    this.#lastActivityAt = at;
+    this.#stages.push(...stagesOf(before, next, event, at, this.#machine?.bootedAt ?? null));
+    if (next.name !== before.name) this.#entered = { at, monotonic: clock.monotonic() };
     if (next.name === 'claimed') await this.#renewIdentity();
     await this.#put(next);
-    await this.#services.checkpoint(`lease-${next.name}`);
+    await this.#services.checkpoint(checkpointAfter(before, next, event));
     this.#state = next;
     this.#log.debug(`job ${this.facts.id}: ${before.name} -> ${next.name}`, { event: event.type });
     this.#enter(before);
     this.#services.changed(this);
   }
 
-  /** A journal that cannot be written must not stop a job that GitLab already runs. */
-  async #put(state: LeaseState): Promise<void> {
-    try {
-      if (state.name === 'ended') await this.#services.journal.remove(this.facts.id);
-      else await this.#services.journal.put(this.#record(state));
-    } catch (error) {
-      this.#log.error(
-        `the journal entry of job ${this.facts.id} could not be written: a crash now would lose the job`,
-        { error },
-      );
-    }
+  #put(state: LeaseState): Promise<void> {
+    const { journal } = this.#services;
+    return state.name === 'ended'
+      ? journal.remove(this.facts.id)
+      : journal.put(this.#record(state));
   }
 
   #record(state: LeaseState): LeaseRecord {
@@ -269,15 +330,16 @@ export class Lease {
       runnerName: this.#runnerName,
       vmToken: this.#vmToken,
       requestId: this.requestId,
-      stages: this.#stages,
+      stages: [...this.#stages],
       state,
+      entered: this.#entered,
     };
   }
 
   /** What follows from having entered a state. */
   #enter(before: LeaseState): void {
     const { name } = this.#state;
-    this.#armLimit();
+    this.#limits.arm();
     switch (name) {
       case 'claimed':
         void this.#bootAgain();
@@ -294,7 +356,7 @@ export class Lease {
         if (before.name !== 'finishing') this.#afterFinishing(before);
         break;
       case 'ended':
-        this.leave();
+        void this.leave();
         this.#services.ended(this);
         break;
       default:
@@ -304,41 +366,76 @@ export class Lease {
 
   #afterFinishing(before?: LeaseState): void {
     if (this.#state.name !== 'finishing') return;
-    this.#heartbeat?.cancel();
+    this.#heartbeat.stop();
+    this.#limits.arm();
+    this.#nextRoom.forgo();
     this.#machine?.report('done');
     if (this.#state.owed !== null) void this.#deliver();
-    const { owed, reason } = this.#state;
-    const ranItself = before?.name === 'running' && owed === null;
+    const { owed, reason, cause } = this.#state;
+    const ranItself =
+      owed === null && cause === null && (before === undefined || before.name === 'running');
     // A runner that is told of the end winds up and powers off by itself; any other has nothing to do.
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }
 
   async #deliver(): Promise<void> {
-    if (this.#state.name !== 'finishing' || this.#state.owed === null) return;
-    const { outcome, owed } = this.#state;
-    const delivered = await deliver(this.facts, owed, this.#logBytes, {
-      ...this.#services,
-      log: this.#log,
-      signal: this.#stopped.signal,
-    });
-    if (delivered.kind === 'stopped') return;
-    await this.apply({ type: 'delivered', outcome: outcomeOf(delivered, outcome) });
+    const end = this.#state;
+    if (end.name !== 'finishing' || end.owed === null) return;
+    const { owed } = end;
+    const { journal } = this.#services;
+    const delivered = await deliver(
+      this.facts,
+      { owed, since: this.#entered.at, logBytes: this.#logBytes },
+      {
+        ...this.#services,
+        log: this.#log,
+        signal: this.#stopped.signal,
+        placeNote: (at) => this.apply({ type: 'note-placed', at }),
+      },
+    );
+    switch (delivered.kind) {
+      case 'taken':
+      case 'over':
+        await this.apply({ type: 'delivered', ...endOf(delivered, end) });
+        break;
+      case 'abandoned':
+        this.#log.error(
+          `GitLab was not told how job ${this.facts.id} ended, and is not told any more; its journal entry was set aside as .undelivered`,
+        );
+        await this.#events.run(() => journal.setAside(this.facts.id));
+        await this.apply({
+          type: 'delivered',
+          outcome: end.outcome,
+          reason: end.reason,
+          cause: 'undelivered',
+        });
+        break;
+      case 'stopped':
+        break;
+      default:
+        delivered satisfies never;
+    }
   }
 
   /** In the queue of events, so that no other one can come between the machine and its state. */
   #boot(reservation: Reservation): Promise<void> {
     return this.#events.run(async () => {
-      if (this.#state.name !== 'claimed') {
+      if (this.#state.name !== 'claimed' || this.#stopped.signal.aborted) {
         reservation.release();
         return;
       }
       const machine = reservation.boot(this.#services.bootSpec(this));
       this.#machine = machine;
       this.#watch(machine);
-      machine.allowPersist(this.#services.mayPersist(this)).catch((error: unknown) => {
-        this.#log.warn('whether the disk may be kept could not be told', { error });
-      });
+      this.#tellPersist(machine);
+      await this.#services.checkpoint('machine-requested');
       await this.#advance({ type: 'booting' });
+    });
+  }
+
+  #tellPersist(machine: Machine): void {
+    machine.allowPersist(this.#services.mayPersist(this)).catch((error: unknown) => {
+      this.#log.warn('whether the disk may be kept could not be told', { error });
     });
   }
 
@@ -347,17 +444,18 @@ export class Lease {
   }
 
   async #onMachineEnded(machine: Machine, outcome: MachineOutcome): Promise<void> {
-    if (machine !== this.#machine) return;
+    if (machine !== this.#machine || this.#stopped.signal.aborted) return;
     const reason = `the machine ended before the job did: ${outcome.detail}`;
     const event = {
       type: 'machine-ended',
       reason,
+      cause: this.#limitReached ?? `machine-${outcome.cause}`,
       note: this.#note(reason, outcome.consoleTail),
     } as const;
-    // Asked for at once, so that nobody else gets the room that has just become free.
-    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom = this.#reserveAgain();
+    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom.ask();
+    await this.#services.checkpoint('machine-gone');
     await this.apply(event);
-    if (this.#state.name !== 'claimed') this.#releaseNextRoom();
+    if (this.#state.name !== 'claimed') this.#nextRoom.forgo();
   }
 
   async #renewIdentity(): Promise<void> {
@@ -365,52 +463,32 @@ export class Lease {
     this.#runnerName = identity.runnerName;
     this.#vmToken = identity.vmToken;
     this.#machine = null;
-  }
-
-  /** Room for a job that is ours already: it comes before all other requests. */
-  #reserveAgain(): Promise<Reservation> {
-    const machineType = this.#services.machineTypeOf(this.runner);
-    const room =
-      machineType === undefined
-        ? Promise.reject(
-            new Error(`the runner ${this.runner} is no longer configured on this host`),
-          )
-        : this.#services.pool.reserve({
-            machineType,
-            firm: true,
-            claimed: true,
-            purpose: `job ${this.facts.id}: second boot`,
-            signal: this.#stopped.signal,
-          });
-    // Whoever uses it looks at its failure, maybe later.
-    room.catch(() => undefined);
-    return room;
-  }
-
-  #releaseNextRoom(): void {
-    void this.#nextRoom?.then((room) => room.release()).catch(() => undefined);
-    this.#nextRoom = null;
+    this.#limitReached = null;
   }
 
   /** Nothing has run: the job gets one more machine. */
   async #bootAgain(): Promise<void> {
     this.#log.warn(`job ${this.facts.id} gets another machine: nothing of it has run yet`);
-    const room = this.#nextRoom ?? this.#reserveAgain();
-    this.#nextRoom = null;
     try {
-      await this.#boot(await room);
+      await this.#boot(await this.#nextRoom.take());
     } catch (error) {
-      if (this.#stopped.signal.aborted) return;
-      await this.giveUp(`no machine could be had for it: ${describeError(error)}`);
+      if (this.#stopped.signal.aborted || this.#state.name !== 'claimed') return;
+      await this.giveUp(`no machine could be had for it: ${describeError(error)}`, 'no-machine');
     }
   }
 
-  #giveUp(outcome: JobOutcome, reason: string, wanted: FailureReason): Promise<void> {
+  #giveUp(
+    outcome: JobOutcome,
+    reason: string,
+    cause: EndCause | null,
+    wanted: FailureReason,
+  ): Promise<void> {
     return this.apply({
       type: 'give-up',
       outcome,
       reason,
-      failureReason: this.facts.failureReasons.includes(wanted) ? wanted : 'runner_system_failure',
+      cause,
+      failureReason: failureReasonOf(wanted, this.facts.failureReasons),
       note: this.#note(reason, null),
     });
   }
@@ -425,140 +503,9 @@ export class Lease {
     });
   }
 
-  #startHeartbeat(): void {
-    const { clock, timings } = this.#services;
-    this.#heartbeat = clock.after(timings.heartbeatMs, () => void this.#beat());
-  }
-
-  /** Keeps the job alive in GitLab while its runner does not, and sees a cancel. */
-  async #beat(): Promise<void> {
-    const sentIn = this.#state;
-    if (!isLive(sentIn) || this.#stopped.signal.aborted) return;
-    const { clock, timings, gitlab } = this.#services;
-    const silentMs = clock.monotonic() - this.#spokeAt;
-    if (sentIn.name !== 'running' || silentMs >= timings.silenceMs) {
-      const answer = await gitlab.updateJob(this.facts.id, this.facts.token, { state: 'running' });
-      // An answer counts only in the state in which its request was sent.
-      if (this.#state === sentIn) await this.#onHeartbeat(answer, sentIn.name === 'running');
-    }
-    if (isLive(this.#state) && !this.#stopped.signal.aborted) this.#startHeartbeat();
-  }
-
-  async #onHeartbeat(answer: UpdateOutcome, running: boolean): Promise<void> {
-    switch (answer.kind) {
-      case 'over':
-        await this.over(answer.jobStatus);
-        // A runner that did not hear of it itself would not power off by itself.
-        this.#machine?.stop('its job is over');
-        break;
-      case 'done':
-        if (answer.jobStatus === 'canceling' && !running) {
-          await this.#giveUp('canceled', 'canceled before it began', 'unknown_failure');
-        }
-        break;
-      case 'retry':
-        this.#log.warn(`the keep-alive of job ${this.facts.id} failed: ${answer.reason}`);
-        break;
-      case 'pending':
-        break;
-      default:
-        answer satisfies never;
-    }
-  }
-
-  /** One limit at a time: the one of the present state. */
-  #armLimit(): void {
-    this.#limit?.cancel();
-    const limit = this.#limitOf(this.#state);
-    this.#limit = limit && this.#services.clock.after(limit.afterMs, limit.reach);
-  }
-
-  #limitOf(state: LeaseState): { afterMs: number; reach: () => void } | null {
-    const { timings } = this.#services;
-    const stop = (afterMs: number, what: string) => ({
-      afterMs,
-      reach: () => this.#machine?.stop(`${what} within ${Math.round(afterMs / 1000)} s`),
-    });
-    switch (state.name) {
-      case 'booting':
-        return stop(timings.askLimitMs, 'its runner did not ask for its job');
-      case 'offered':
-        return stop(
-          timings.firstCallLimitMs,
-          'its runner was given the job and did not speak for it',
-        );
-      case 'running': {
-        const afterMs = this.facts.timeoutSeconds * 1000 + timings.jobGraceMs;
-        const reason = `the job outlived its timeout of ${this.facts.timeoutSeconds} s, and the time to wind up`;
-        return { afterMs, reach: () => void this.giveUp(reason, 'job_execution_timeout') };
-      }
-      case 'finishing':
-        return state.machineGone
-          ? null
-          : stop(timings.finishGraceMs, 'its job is over and it did not power off');
-      case 'claimed':
-      case 'ended':
-        return null;
-      default:
-        return state satisfies never;
-    }
-  }
-
-  #noteStage(before: LeaseState, next: LeaseState, event: LeaseEvent): void {
-    const at = this.#services.clock.now();
-    const add = (name: string): void => void this.#stages.push({ name, at });
-    this.#lastActivityAt = at;
-    const bootedAt = this.#machine?.bootedAt ?? null;
-    if (event.type === 'machine-ended' && bootedAt !== null) {
-      this.#stages.push({ name: 'booted', at: bootedAt });
-    }
-    if (next.name !== before.name && (next.name === 'offered' || next.name === 'running'))
-      add(next.name);
-    const hadFinal = !isLive(before) && !(before.name === 'finishing' && before.owed !== null);
-    const hasFinal = next.name === 'ended' || (next.name === 'finishing' && next.owed === null);
-    if (hasFinal && !hadFinal) add('finished');
-    if (event.type === 'machine-ended') add('machine-gone');
-  }
-
-  /** `booted` is known to the machine alone until it has ended. */
-  #stagesWithBoot(): JobStage[] {
-    const bootedAt = this.#machine?.bootedAt ?? null;
-    const known = this.#stages.some((stage) => stage.name === 'booted' && stage.at === bootedAt);
-    const stages =
-      bootedAt === null || known
-        ? this.#stages
-        : [...this.#stages, { name: 'booted', at: bootedAt }];
-    return stages.toSorted((a, b) => a.at - b.at);
-  }
-}
-
-/** GitLab turns our `failed` into `canceled` where a cancel was under way, and may have ended the job before us. */
-function outcomeOf(
-  delivered: Exclude<Delivered, { kind: 'stopped' }>,
-  ours: JobOutcome,
-): JobOutcome {
-  if (delivered.kind === 'over') return explainOver(delivered.jobStatus).outcome;
-  return delivered.jobStatus === 'canceled' || delivered.jobStatus === 'canceling'
-    ? 'canceled'
-    : ours;
-}
-
-function explainOver(jobStatus: JobStatus | undefined): { outcome: JobOutcome; reason: string } {
-  switch (jobStatus) {
-    case 'canceled':
-    case 'canceling':
-      return { outcome: 'canceled', reason: 'canceled in GitLab' };
-    case 'success':
-      return { outcome: 'success', reason: 'already a success in GitLab' };
-    case 'failed':
-      return { outcome: 'failed', reason: 'failed by GitLab' };
-    case 'running':
-    case undefined:
-      return {
-        outcome: 'canceled',
-        reason: 'GitLab no longer accepts this job: deleted, erased or expired',
-      };
-    default:
-      return jobStatus satisfies never;
+  #onLimit({ reason, cause, ends }: TimeLimit): void {
+    this.#limitReached = cause;
+    if (ends === null) this.#machine?.stop(reason);
+    else void this.#giveUp(ends.outcome, reason, cause, ends.failureReason);
   }
 }

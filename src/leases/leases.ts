@@ -1,9 +1,13 @@
 /** All live leases: where claimer and proxy meet. */
 
-import type { Reservation, VmPool } from '../contract/index.ts';
+import type { Machine, Reservation, VmPool } from '../contract/index.ts';
 import type { Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
-import { Lease, type LeaseServices } from './lease.ts';
+import type { Journal } from './journal.ts';
+import { Lease } from './lease.ts';
+import type { LeaseRecord, Moment } from './record.ts';
+import { machineOf, salvagedRecord } from './salvaged.ts';
+import type { LeaseServices } from './services.ts';
 import { sameToken, tokenKey } from './vm-token.ts';
 
 /** What a 201 gave us. */
@@ -15,6 +19,7 @@ export interface ClaimedJob {
 }
 
 export interface LeasesServices extends Omit<LeaseServices, 'changed' | 'ended'> {
+  readonly entries: Pick<Journal, 'load'>;
   readPayload(payload: Buffer): ReadPayload;
   changed(): void;
   ended(lease: Lease): void;
@@ -29,6 +34,8 @@ export class Leases {
   readonly #tokens = new Map<Lease, string>();
   readonly #learned = new Map<string, Features>();
   readonly #emptied = new Set<() => void>();
+  /** Brought back, and not yet gone on with. */
+  readonly #loaded: Lease[] = [];
 
   constructor(services: LeasesServices) {
     this.#services = services;
@@ -68,6 +75,7 @@ export class Leases {
           requestId: job.requestId ?? null,
           stages: [{ name: 'claimed', at: this.#services.clock.now() }],
           state: { name: 'claimed', payload: job.payload, boots: 0 },
+          entered: this.#now(),
         },
         job.secrets,
         this.#leaseServices(),
@@ -78,28 +86,38 @@ export class Leases {
     } catch (error) {
       // The job is running in GitLab: whatever went wrong here, it must be ended there.
       reservation.release();
-      await lease.giveUp(`no machine could be started for it: ${describeError(error)}`);
+      await lease.giveUp(
+        `no machine could be started for it: ${describeError(error)}`,
+        'no-machine',
+      );
     }
     return lease;
   }
 
-  /** Brings back what an earlier run left. Everything is known again when it resolves. */
-  async recover(machines: ReturnType<VmPool['machines']>): Promise<void> {
-    const records = await this.#services.journal.load();
-    const leases = records.map((record) => {
+  /** Knows again what an earlier run left. Nothing may be answered before it resolves. */
+  async load(machines: ReturnType<VmPool['machines']>): Promise<void> {
+    const { records, salvaged } = await this.#services.entries.load();
+    for (const record of records) {
       const read =
         'payload' in record.state ? this.#services.readPayload(record.state.payload) : undefined;
       const secrets = read?.ok === true ? read.secrets : null;
-      return this.#track(new Lease(record, secrets, this.#leaseServices()));
-    });
-    for (const lease of leases) {
-      lease.resume(machines.find((machine) => machine.runnerName === lease.runnerName));
+      const machine = machines.find((one) => one.runnerName === record.runnerName);
+      this.#bringBack(record, secrets, machine);
+    }
+    for (const job of salvaged) {
+      const machine = machineOf(job.id, machines);
+      this.#bringBack(salvagedRecord(job, machine, this.#now()), null, machine);
     }
     for (const machine of machines) {
-      if (!leases.some((lease) => lease.runnerName === machine.runnerName)) {
+      if (!this.all().some((lease) => lease.machine === machine)) {
         machine.stop('no job is known for it');
       }
     }
+  }
+
+  /** Goes on with what was loaded; what has no machine any more is ended in GitLab, in the background. */
+  resume(): void {
+    for (const lease of this.#loaded.splice(0)) lease.resume();
   }
 
   /** What the runner in a guest can do, told by a machine's first request before it had a job. */
@@ -118,8 +136,19 @@ export class Leases {
   }
 
   /** Forgets them in this process; the journal keeps them for the next. */
-  leaveAll(): void {
-    for (const lease of this.all()) lease.leave();
+  async leaveAll(): Promise<void> {
+    await Promise.all(this.all().map((lease) => lease.leave()));
+  }
+
+  #bringBack(record: LeaseRecord, secrets: JobSecrets | null, machine: Machine | undefined): void {
+    const lease = this.#track(new Lease(record, secrets, this.#leaseServices()));
+    if (machine !== undefined) lease.attach(machine);
+    this.#loaded.push(lease);
+  }
+
+  #now(): Moment {
+    const { clock } = this.#services;
+    return { at: clock.now(), monotonic: clock.monotonic() };
   }
 
   #leaseServices(): LeaseServices {
@@ -141,7 +170,8 @@ export class Leases {
     if (before !== undefined && before !== key) this.#byToken.delete(before);
     this.#keys.set(lease, key);
     this.#tokens.set(lease, lease.vmToken);
-    this.#byToken.set(key, lease);
+    // Of a damaged entry no token is left: nothing may be opened by the lack of one.
+    if (lease.vmToken !== '') this.#byToken.set(key, lease);
     this.#byJob.set(lease.facts.id, lease);
     return lease;
   }

@@ -44,4 +44,44 @@ describe('our last words in a log', () => {
     });
     assert.doesNotMatch(note, /secret/);
   });
+
+  const noteOf = (console: string): string =>
+    composeNote({
+      reason: 'gone',
+      runnerName: 'm',
+      console: Buffer.from(console),
+      secrets,
+      now: 0,
+    });
+
+  it('show no part of a secret in which a full console begins', () => {
+    const rest = `${'x'.repeat(70)}\n`.repeat(1000);
+    const full = `r2-hunter2 the end of a secret\n${rest}`.slice(0, 64 * 1024);
+    assert.doesNotMatch(noteOf(full), /r2-hunter2/);
+    assert.match(noteOf('r2-hunter2 is no secret here\n'), /r2-hunter2/);
+    assert.match(noteOf('a'.repeat(64 * 1024)), /section_start/);
+  });
+
+  it('mask before they cut: a secret may lie across the cut', () => {
+    const line = 'password=hunter2-hunter2 ';
+    for (let shift = 0; shift < line.length; shift += 1) {
+      const note = noteOf(`${'y'.repeat(shift)}\n${line.repeat(1000)}`);
+      assert.doesNotMatch(note, /unter2/);
+    }
+  });
+
+  it('mask a value of several lines as a serial console shows it', () => {
+    assert.doesNotMatch(noteOf('two\r\nlines-of-key\r\n'), /lines-of-key/);
+  });
+
+  it('say why there is no console where nobody knows what to mask', () => {
+    const note = composeNote({
+      reason: 'gone',
+      runnerName: 'm',
+      console: Buffer.from('secret'),
+      secrets: null,
+      now: 0,
+    });
+    assert.match(note, /console of m is not shown: after the host's restart/);
+  });
 });

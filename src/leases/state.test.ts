@@ -16,6 +16,7 @@ const taken: LeaseState = {
   name: 'finishing',
   outcome: 'success',
   reason: null,
+  cause: null,
   owed: null,
   machineGone: false,
 };
@@ -23,16 +24,29 @@ const owing: LeaseState = {
   name: 'finishing',
   outcome: 'system_failure',
   reason: 'gone',
-  owed: { kind: 'own', failureReason: 'runner_system_failure', note: 'note' },
+  cause: 'machine-crashed',
+  owed: { kind: 'own', failureReason: 'runner_system_failure', note: 'note', noteAt: null },
   machineGone: true,
 };
-const ended: LeaseState = { name: 'ended', outcome: 'success', reason: null };
+const ended: LeaseState = { name: 'ended', outcome: 'success', reason: null, cause: null };
 
-const machineEnded: LeaseEvent = { type: 'machine-ended', reason: 'gone', note: 'note' };
+const machineEnded: LeaseEvent = {
+  type: 'machine-ended',
+  reason: 'gone',
+  cause: 'machine-crashed',
+  note: 'note',
+};
+const delivered: LeaseEvent = {
+  type: 'delivered',
+  outcome: 'system_failure',
+  reason: 'gone',
+  cause: 'machine-crashed',
+};
 const giveUp: LeaseEvent = {
   type: 'give-up',
   outcome: 'system_failure',
   reason: 'gone',
+  cause: 'machine-crashed',
   failureReason: 'runner_system_failure',
   note: 'note',
 };
@@ -41,8 +55,18 @@ const canceledAlive: LeaseState = {
   name: 'finishing',
   outcome: 'canceled',
   reason: 'canceled in GitLab',
+  cause: null,
   owed: null,
   machineGone: false,
+};
+
+const placed: LeaseState = {
+  name: 'finishing',
+  outcome: 'system_failure',
+  reason: 'gone',
+  cause: 'machine-crashed',
+  owed: { kind: 'own', failureReason: 'runner_system_failure', note: 'note', noteAt: 9 },
+  machineGone: true,
 };
 
 /** Every pair that changes something; each other pair must change nothing. */
@@ -76,16 +100,31 @@ const TABLE: [string, LeaseState, LeaseEvent, LeaseState][] = [
       name: 'finishing',
       outcome: 'success',
       reason: null,
+      cause: null,
       owed: { kind: 'repeat', final },
       machineGone: true,
     },
   ],
+  [
+    'nor by a time limit of ours',
+    remembered,
+    giveUp,
+    {
+      name: 'finishing',
+      outcome: 'success',
+      reason: null,
+      cause: null,
+      owed: { kind: 'repeat', final },
+      machineGone: false,
+    },
+  ],
+  ['the place of our note is written down', owing, { type: 'note-placed', at: 9 }, placed],
   ['the machine ends after the final state', taken, machineEnded, ended],
   [
     'what was owed is delivered after the machine',
     owing,
-    { type: 'delivered', outcome: 'system_failure' },
-    { name: 'ended', outcome: 'system_failure', reason: 'gone' },
+    delivered,
+    { name: 'ended', outcome: 'system_failure', reason: 'gone', cause: 'machine-crashed' },
   ],
   ['we end a claimed job', claimed, giveUp, owing],
   ['we end a booting job', booting, giveUp, { ...owing, machineGone: false } as LeaseState],
@@ -95,7 +134,7 @@ const TABLE: [string, LeaseState, LeaseEvent, LeaseState][] = [
     'GitLab ends a claimed job, which has no machine',
     claimed,
     over,
-    { name: 'ended', outcome: 'canceled', reason: 'canceled in GitLab' },
+    { name: 'ended', outcome: 'canceled', reason: 'canceled in GitLab', cause: null },
   ],
   ['GitLab ends a booting job', booting, over, canceledAlive],
   ['GitLab ends an offered job', offered, over, canceledAlive],
@@ -130,7 +169,8 @@ describe('the life of a lease', () => {
       over,
       giveUp,
       machineEnded,
-      { type: 'delivered', outcome: 'success' },
+      { type: 'note-placed', at: 9 },
+      delivered,
     ];
     const known = new Set(TABLE.map(([, from, event]) => `${from.name} ${event.type}`));
     for (const state of states) {
@@ -153,14 +193,20 @@ describe('the life of a lease', () => {
     }
   });
 
+  it('tells no reason where GitLab only repeats the runner’s own word', () => {
+    const told: LeaseEvent = { type: 'over', outcome: 'success', reason: 'whatever' };
+    assert.deepEqual(transition(remembered, told), taken);
+  });
+
   it('ends only when both the final state is delivered and the machine is gone', () => {
     const alive = { ...owing, machineGone: false } as LeaseState;
-    const delivered = transition(alive, { type: 'delivered', outcome: 'canceled' });
-    assert.equal(delivered?.name, 'finishing');
-    assert.deepEqual(transition(delivered as LeaseState, machineEnded), {
+    const owingNothing = transition(alive, { ...delivered, outcome: 'canceled' });
+    assert.equal(owingNothing?.name, 'finishing');
+    assert.deepEqual(transition(owingNothing as LeaseState, machineEnded), {
       name: 'ended',
       outcome: 'canceled',
       reason: 'gone',
+      cause: 'machine-crashed',
     });
   });
 });

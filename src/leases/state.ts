@@ -27,15 +27,36 @@ export interface Offered {
 /** The runner has made a call of its own for this job: something may have run. */
 export interface Running {
   readonly name: 'running';
-  /** The runner's final update that GitLab answered 202: to be repeated exactly, by whoever is left. */
+  /** The runner's final update: to be repeated exactly, by whoever is left, until GitLab has taken it. */
   readonly pending: PendingFinal | null;
 }
+
+/** Why a job ended otherwise than by its own runner's or a person's will; few, so that they can be counted. */
+export const END_CAUSES = [
+  'machine-powered-off',
+  'machine-crashed',
+  'machine-stopped',
+  'machine-boot-failed',
+  'machine-time-limit',
+  'machine-unknown',
+  'machine-lost',
+  'no-machine',
+  'never-asked',
+  'never-spoke',
+  'job-timeout',
+  'cancel-timeout',
+  'host-stopped',
+  'entry-damaged',
+  'undelivered',
+] as const;
+export type EndCause = (typeof END_CAUSES)[number];
 
 /** The final state is GitLab's, or it is ours to deliver and we hold it durably. */
 export interface Finishing {
   readonly name: 'finishing';
   readonly outcome: JobOutcome;
   readonly reason: string | null;
+  readonly cause: EndCause | null;
   /** Null once GitLab has it. */
   readonly owed: Owed | null;
   readonly machineGone: boolean;
@@ -46,6 +67,7 @@ export interface Ended {
   readonly name: 'ended';
   readonly outcome: JobOutcome;
   readonly reason: string | null;
+  readonly cause: EndCause | null;
 }
 
 export type LeaseState = Claimed | Booting | Offered | Running | Finishing | Ended;
@@ -58,8 +80,16 @@ export interface PendingFinal {
 
 /** What we still owe GitLab. */
 export type Owed =
-  /** Our own end of the job; `note` goes to its log first. */
-  | { readonly kind: 'own'; readonly failureReason: FailureReason; readonly note: string }
+  /**
+   * Our own end of the job; `note` goes to its log first, at `noteAt` once that is known: written down
+   * before it is sent, so that no crash puts it there twice.
+   */
+  | {
+      readonly kind: 'own';
+      readonly failureReason: FailureReason;
+      readonly note: string;
+      readonly noteAt: number | null;
+    }
   /** The runner's own update, repeated. */
   | { readonly kind: 'repeat'; readonly final: PendingFinal };
 
@@ -72,22 +102,35 @@ export type LeaseEvent =
   | { readonly type: 'own-call' }
   /** GitLab answered 200 to the runner's final update. */
   | { readonly type: 'final-taken'; readonly outcome: JobOutcome }
-  /** GitLab answered 202 to it. */
+  /** The runner has sent its final update; GitLab's answer is not known yet, or was 202. */
   | { readonly type: 'final-pending'; readonly final: PendingFinal }
   /** GitLab says that the job is over. */
-  | { readonly type: 'over'; readonly outcome: JobOutcome; readonly reason: string }
+  | { readonly type: 'over'; readonly outcome: JobOutcome; readonly reason: string | null }
   /** We end it. */
   | {
       readonly type: 'give-up';
       readonly outcome: JobOutcome;
       readonly reason: string;
+      readonly cause: EndCause | null;
       readonly failureReason: FailureReason;
       readonly note: string;
     }
   /** The machine has ended; `reason` and `note` are used where that ends the job too. */
-  | { readonly type: 'machine-ended'; readonly reason: string; readonly note: string }
-  /** GitLab has what we owed, or told that the job is over. */
-  | { readonly type: 'delivered'; readonly outcome: JobOutcome };
+  | {
+      readonly type: 'machine-ended';
+      readonly reason: string;
+      readonly cause: EndCause;
+      readonly note: string;
+    }
+  /** Where in the job's log our note is to stand. */
+  | { readonly type: 'note-placed'; readonly at: number }
+  /** GitLab has what we owed, or told that the job is over; or we have given up telling it. */
+  | {
+      readonly type: 'delivered';
+      readonly outcome: JobOutcome;
+      readonly reason: string | null;
+      readonly cause: EndCause | null;
+    };
 
 /** How many machines a job may cost: one, and one more where nothing has run. */
 export const MAX_BOOTS = 2;
@@ -107,20 +150,39 @@ export function transition(state: LeaseState, event: LeaseEvent): LeaseState | n
       // Only whoever was given the job can know its token: before that, it is no call of its runner.
       return state.name === 'offered' ? { name: 'running', pending: null } : null;
     case 'final-pending':
-      return state.name === 'running' ? { name: 'running', pending: event.final } : null;
+      return state.name === 'running' && !sameFinal(state.pending, event.final)
+        ? { name: 'running', pending: event.final }
+        : null;
     case 'final-taken':
-      return state.name === 'running' ? finishing(event.outcome, null) : null;
+      return state.name === 'running' ? finishing({ outcome: event.outcome }) : null;
     case 'over':
       return isLive(state)
-        ? finishing(event.outcome, event.reason, null, !hasMachine(state))
+        ? finishing({
+            outcome: event.outcome,
+            // It may be the runner's own last word that GitLab repeats.
+            reason: isOwnWord(state, event.outcome) ? null : event.reason,
+            machineGone: !hasMachine(state),
+          })
         : null;
     case 'give-up':
-      return isLive(state) ? giveUp(event, !hasMachine(state)) : null;
+      return isLive(state) ? giveUp(state, event, !hasMachine(state)) : null;
     case 'machine-ended':
       return onMachineEnded(state, event);
+    case 'note-placed':
+      return state.name === 'finishing' &&
+        state.owed?.kind === 'own' &&
+        state.owed.noteAt !== event.at
+        ? { ...state, owed: { ...state.owed, noteAt: event.at } }
+        : null;
     case 'delivered':
       if (state.name !== 'finishing' || state.owed === null) return null;
-      return settle({ ...state, outcome: event.outcome, owed: null });
+      return settle({
+        ...state,
+        outcome: event.outcome,
+        reason: event.reason,
+        cause: event.cause,
+        owed: null,
+      });
     default:
       return event satisfies never;
   }
@@ -139,24 +201,19 @@ function onMachineEnded(
   state: LeaseState,
   event: Extract<LeaseEvent, { type: 'machine-ended' }>,
 ): LeaseState | null {
+  const failed = {
+    ...event,
+    outcome: 'system_failure',
+    failureReason: 'runner_system_failure',
+  } as const;
   switch (state.name) {
     case 'booting':
     case 'offered':
-      if (state.boots < MAX_BOOTS) {
-        return { name: 'claimed', payload: state.payload, boots: state.boots };
-      }
-      return giveUp(
-        { ...event, outcome: 'system_failure', failureReason: 'runner_system_failure' },
-        true,
-      );
+      return state.boots < MAX_BOOTS
+        ? { name: 'claimed', payload: state.payload, boots: state.boots }
+        : giveUp(state, failed, true);
     case 'running':
-      // A final update that GitLab has already remembered must not be overruled.
-      return state.pending === null
-        ? giveUp(
-            { ...event, outcome: 'system_failure', failureReason: 'runner_system_failure' },
-            true,
-          )
-        : finishing(state.pending.outcome, null, { kind: 'repeat', final: state.pending }, true);
+      return giveUp(state, failed, true);
     case 'finishing':
       return state.machineGone ? null : settle({ ...state, machineGone: true });
     case 'claimed':
@@ -168,28 +225,44 @@ function onMachineEnded(
 }
 
 function giveUp(
-  event: Pick<
-    Extract<LeaseEvent, { type: 'give-up' }>,
-    'outcome' | 'reason' | 'failureReason' | 'note'
-  >,
+  state: LeaseState,
+  event: Omit<Extract<LeaseEvent, { type: 'give-up' }>, 'type'>,
   machineGone: boolean,
 ): LeaseState {
-  const owed: Owed = { kind: 'own', failureReason: event.failureReason, note: event.note };
-  return finishing(event.outcome, event.reason, owed, machineGone);
+  // The runner's own last word must not be overruled: GitLab may have remembered it already.
+  if (state.name === 'running' && state.pending !== null) {
+    const owed: Owed = { kind: 'repeat', final: state.pending };
+    return finishing({ outcome: state.pending.outcome, owed, machineGone });
+  }
+  const { outcome, reason, cause, failureReason, note } = event;
+  const owed: Owed = { kind: 'own', failureReason, note, noteAt: null };
+  return finishing({ outcome, reason, cause, owed, machineGone });
 }
 
 function finishing(
-  outcome: JobOutcome,
-  reason: string | null,
-  owed: Owed | null = null,
-  machineGone = false,
+  state: Pick<Finishing, 'outcome'> & Partial<Omit<Finishing, 'name'>>,
 ): LeaseState {
-  return settle({ name: 'finishing', outcome, reason, owed, machineGone });
+  return settle({
+    name: 'finishing',
+    reason: null,
+    cause: null,
+    owed: null,
+    machineGone: false,
+    ...state,
+  });
 }
 
 /** Finishing is over when GitLab has the final state and the machine is gone. */
 function settle(state: Finishing): LeaseState {
   return state.owed === null && state.machineGone
-    ? { name: 'ended', outcome: state.outcome, reason: state.reason }
+    ? { name: 'ended', outcome: state.outcome, reason: state.reason, cause: state.cause }
     : state;
+}
+
+function sameFinal(one: PendingFinal | null, other: PendingFinal): boolean {
+  return one !== null && one.outcome === other.outcome && one.body.equals(other.body);
+}
+
+function isOwnWord(state: LeaseState, outcome: JobOutcome): boolean {
+  return state.name === 'running' && state.pending?.outcome === outcome;
 }

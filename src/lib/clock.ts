@@ -10,7 +10,7 @@ export interface Timer {
 export interface Clock {
   /** Wall clock in ms since the epoch. May jump; never compute a duration from it. */
   now(): number;
-  /** Monotonic time in ms. Only differences mean anything. */
+  /** Monotonic time in ms, from this host's boot on: differences mean something between processes, too. */
   monotonic(): number;
   /** Calls `callback` once after `delayMs`. */
   after(delayMs: number, callback: () => void): Timer;
@@ -19,7 +19,7 @@ export interface Clock {
 /** The process's real time. */
 export const systemClock: Clock = {
   now: () => Date.now(),
-  monotonic: () => performance.now(),
+  monotonic: () => Number(process.hrtime.bigint()) / 1e6,
   after(delayMs, callback) {
     const timeout = setTimeout(callback, delayMs);
     return { cancel: () => clearTimeout(timeout) };

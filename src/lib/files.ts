@@ -2,21 +2,33 @@
 
 import { open, rename, unlink } from 'node:fs/promises';
 import path from 'node:path';
+import { errorCode } from './errors.ts';
 
 /**
  * Writes a file so that after a crash either the old or the new content is there: beside it, synced,
- * renamed, directory synced. Mode 0600.
+ * renamed, directory synced. Mode 0600. `drafted` is awaited before the rename.
  */
-export async function writeDurably(file: string, content: string): Promise<void> {
+export async function writeDurably(
+  file: string,
+  content: string | Uint8Array,
+  drafted?: () => Promise<void>,
+): Promise<void> {
   const draft = `${file}.tmp`;
-  const handle = await open(draft, 'w', 0o600);
   try {
-    await handle.writeFile(content);
-    await handle.sync();
-  } finally {
-    await handle.close();
+    const handle = await open(draft, 'w', 0o600);
+    try {
+      await handle.writeFile(content);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await drafted?.();
+    await rename(draft, file);
+  } catch (error) {
+    // Half a file is of no use to anybody, and on a full disk it is in the way.
+    await unlink(draft).catch(() => undefined);
+    throw error;
   }
-  await rename(draft, file);
   await syncDirectory(path.dirname(file));
 }
 
@@ -25,7 +37,7 @@ export async function removeDurably(file: string): Promise<void> {
   try {
     await unlink(file);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return;
+    if (errorCode(error) === 'ENOENT') return;
     throw error;
   }
   await syncDirectory(path.dirname(file));

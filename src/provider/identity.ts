@@ -1,25 +1,8 @@
-/** Who we are to GitLab, and who a guest is to us. */
+/** Who a guest is to us. */
 
-import { mkdir, readFile } from 'node:fs/promises';
-import path from 'node:path';
 import { readTokenFile } from '../config/index.ts';
 import { createVmToken } from '../leases/index.ts';
-import { writeDurably } from '../lib/files.ts';
 import { type Randomness, randomName } from '../lib/random.ts';
-
-/**
- * This host's `system_id`: stable for its state directory, distinct between hosts. The runner's own
- * form is `s_` or `r_` and twelve characters.
- */
-export async function loadSystemId(stateDir: string, source: Randomness): Promise<string> {
-  const file = path.join(stateDir, 'system-id');
-  await mkdir(stateDir, { recursive: true, mode: 0o700 });
-  const known = await readFile(file, 'utf8').catch(() => '');
-  if (/^r_[a-z0-9]{12}$/.test(known.trim())) return known.trim();
-  const made = `r_${randomName(source, 12)}`;
-  await writeDurably(file, `${made}\n`);
-  return made;
-}
 
 /** A fresh machine's name and token. The name follows Forrest's form, so that its tools know it. */
 export async function newIdentity(

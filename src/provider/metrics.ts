@@ -47,8 +47,8 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
   });
   const ended = metrics.counter({
     name: 'jobs_ended_total',
-    help: 'Ended jobs, by runner and outcome.',
-    labelNames: ['runner', 'outcome'],
+    help: 'Ended jobs, by runner, outcome, and what ended them otherwise than their own runner or a person.',
+    labelNames: ['runner', 'outcome', 'cause'],
   });
   const live = metrics.gauge({
     name: 'jobs_live',
@@ -67,7 +67,11 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
       seconds.observe(call.durationMs / 1000, { route: call.route });
     },
     ended: (lease) =>
-      ended.add(1, { runner: lease.runner, outcome: lease.row().outcome ?? 'unknown' }),
+      ended.add(1, {
+        runner: lease.runner,
+        outcome: lease.row().outcome ?? 'unknown',
+        cause: lease.cause ?? 'none',
+      }),
     live: (count) => live.set(count),
   };
 }

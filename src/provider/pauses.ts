@@ -1,7 +1,9 @@
 /** Which runners are paused; outlives restarts. */
 
-import { readFile } from 'node:fs/promises';
+import { readFile, rename } from 'node:fs/promises';
 import path from 'node:path';
+import type { Logger } from '../contract/index.ts';
+import { errorCode } from '../lib/errors.ts';
 import { writeDurably } from '../lib/files.ts';
 
 export class Pauses {
@@ -12,10 +14,23 @@ export class Pauses {
     this.#file = path.join(stateDir, 'paused.json');
   }
 
-  async load(): Promise<void> {
-    const text = await readFile(this.#file, 'utf8').catch(() => '[]');
-    const names: unknown = JSON.parse(text);
-    this.#names = new Set(Array.isArray(names) ? names.map(String) : []);
+  /** A damaged file is set aside: an unreadable wish must not keep a host from starting. */
+  async load(log: Logger): Promise<void> {
+    let text: string;
+    try {
+      text = await readFile(this.#file, 'utf8');
+    } catch (error) {
+      if (errorCode(error) === 'ENOENT') return;
+      throw error;
+    }
+    const names = parseNames(text);
+    if (names === null) {
+      await rename(this.#file, `${this.#file}.damaged`);
+      log.error(
+        `the list of paused runners, ${this.#file}, is damaged and was set aside as .damaged: no runner is paused now`,
+      );
+    }
+    this.#names = new Set(names);
   }
 
   has(runner: string): boolean {
@@ -29,5 +44,14 @@ export class Pauses {
     else names.delete(runner);
     await writeDurably(this.#file, `${JSON.stringify([...names])}\n`);
     this.#names = names;
+  }
+}
+
+function parseNames(text: string): string[] | null {
+  try {
+    const names: unknown = JSON.parse(text);
+    return Array.isArray(names) ? names.map(String) : null;
+  } catch {
+    return null;
   }
 }

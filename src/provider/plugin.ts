@@ -2,6 +2,7 @@
 
 import { type GitlabConfig, parseConfig } from '../config/index.ts';
 import type { ProviderPlugin } from '../contract/index.ts';
+import type { CheckpointName } from '../leases/index.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Randomness, systemRandomness } from '../lib/random.ts';
 import type { Fetch } from '../upstream/index.ts';
@@ -19,10 +20,10 @@ export interface Seams {
   /** For our own calls to GitLab; the guests' calls always go through the transport. */
   readonly fetch?: Fetch;
   /**
-   * Called between a durable step and what follows from it, with the step's name
-   * (`lease-claimed`, `lease-booting`, …); what it returns is awaited.
+   * Called in each gap between two steps, with its name (`lease-claimed`, `lease-booting`, …, all in
+   * docs/life-of-a-job.md); what it returns is awaited.
    */
-  readonly checkpoint?: (name: string) => Promise<void> | void;
+  readonly checkpoint?: (name: CheckpointName) => Promise<void> | void;
 }
 
 /** The plugin for GitLab jobs. Nothing happens before a provider's `start()`. */
@@ -32,7 +33,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
     random: seams.random ?? systemRandomness.random,
     randomBytes: seams.randomBytes ?? systemRandomness.randomBytes,
     fetch: seams.fetch,
-    checkpoint: async (name: string): Promise<void> => seams.checkpoint?.(name),
+    checkpoint: async (name: CheckpointName): Promise<void> => seams.checkpoint?.(name),
   };
   return {
     id: 'gitlab',

@@ -6,7 +6,7 @@ import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
 import { knownFeatures, readPayload } from '../gitlab/index.ts';
-import { createFileJournal, Leases } from '../leases/index.ts';
+import { type Checkpoint, createFileJournal, JournalWriter, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
@@ -14,16 +14,18 @@ import { createProxyServer } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { createBootSpec } from './boot-spec.ts';
 import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
-import { loadSystemId, newIdentity } from './identity.ts';
+import { healthOf } from './health.ts';
+import { newIdentity } from './identity.ts';
 import { createMaskingLog } from './log.ts';
 import { createProviderMetrics } from './metrics.ts';
 import { Pauses } from './pauses.ts';
+import { loadSystemId } from './system-id.ts';
 
 /** The seams, complete. */
 export interface CompleteSeams extends Randomness {
   readonly clock: Clock;
   readonly fetch: Fetch | undefined;
-  checkpoint(name: string): Promise<void>;
+  readonly checkpoint: Checkpoint;
 }
 
 export function createProvider(
@@ -45,11 +47,23 @@ export function createProvider(
   // The way to GitLab, for our own calls and for the guests'.
   const { upstream, client } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
 
+  // What is written down before anything follows from it.
+  const entries = createFileJournal(path.join(host.stateDir, 'leases'), log, () =>
+    seams.checkpoint('entry-drafted'),
+  );
+  const journal = new JournalWriter(entries, {
+    clock,
+    timings: config.timings,
+    log,
+    changed: () => wakeClaimers(),
+  });
+
   // Claimed jobs and their machines: here claimers and proxy meet.
   const leases = new Leases({
     clock,
     gitlab: client,
-    journal: createFileJournal(path.join(host.stateDir, 'leases'), log),
+    entries,
+    journal,
     pool: host.pool,
     timings: config.timings,
     log,
@@ -74,8 +88,7 @@ export function createProvider(
       metrics.ended(lease);
       metrics.live(leases.all().length);
       host.jobEnded(lease.row());
-      for (const claimer of claimers) claimer.wake();
-      host.changed();
+      wakeClaimers();
     },
   });
 
@@ -98,12 +111,19 @@ export function createProvider(
   const backoff = new Backoff(config.timings, seams, clock);
   const pauses = new Pauses(host.stateDir);
   let claimers: Claimer[] = [];
+  const wakeClaimers = (): void => {
+    for (const claimer of claimers) claimer.wake();
+    host.changed();
+  };
   const createClaimer = (runner: RunnerConfig): Claimer =>
     new Claimer(runner, config, pauses.has(runner.name), {
       clock,
       gitlab: client,
       leases: {
         countOf: (name) => leases.countOf(name),
+        get problem() {
+          return journal.problem;
+        },
         async claim(name, job, reservation) {
           const lease = await leases.claim(name, job, reservation);
           metrics.live(leases.all().length);
@@ -136,12 +156,14 @@ export function createProvider(
     routes,
 
     async start() {
-      systemId = await loadSystemId(host.stateDir, seams);
-      await pauses.load();
+      systemId = await loadSystemId(host.stateDir, host.hostName, seams, log);
+      await pauses.load(log);
       listening = await host.listen('guests', config.listen);
       // Nothing is answered from an unrecovered state: one early 403 would end a live job.
-      await leases.recover(host.pool.machines());
+      await leases.load(host.pool.machines());
       proxy.accept(listening);
+      leases.resume();
+      await journal.check();
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
       log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
@@ -194,32 +216,24 @@ export function createProvider(
       await stopClaiming();
       if (machines === 'end') {
         for (const lease of leases.all()) {
-          void lease.giveUp('the runner host was stopped', 'runner_interrupted');
+          void lease.giveUp('the runner host was stopped', 'host-stopped', 'runner_interrupted');
         }
         // What GitLab does not take now stays in the journal, for the next start.
         const empty = new AbortController();
         void leases.whenEmpty().then(() => empty.abort());
         await sleep(clock, config.timings.stopLimitMs, empty.signal);
       }
-      leases.leaveAll();
+      // First of all, so that no runner hears a wrong answer from what is being put away.
       await proxy.close();
+      await leases.leaveAll();
+      await journal.stop();
       upstream.close();
     },
 
     status(): ProviderStatus {
       const runners = claimers.map((claimer) => claimer.row());
-      const unhealthy = runners.filter((runner) => runner.health === 'unhealthy');
       return {
-        health: {
-          status:
-            unhealthy.length === 0 ? 'ok' : unhealthy.length < runners.length ? 'degraded' : 'down',
-          message:
-            unhealthy.length === 0
-              ? null
-              : unhealthy
-                  .map((runner) => `${runner.name}: ${runner.notClaiming ?? runner.lastAnswer}`)
-                  .join('; '),
-        },
+        health: healthOf(runners, journal.problem),
         jobs: leases.all().map((lease) => lease.row()),
         runners,
       };

@@ -97,18 +97,16 @@ async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
   if (!maySpeak(c, lease, readKey(json, 'token'))) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
   const state = readKey(json, 'state');
+  const final = state === 'success' || state === 'failed' ? state : undefined;
+  // Whatever becomes of its machine and of us: this is the job's own last word, and it is kept.
+  if (final !== undefined) await lease.finalPending({ body, outcome: final });
   return pass(c, services, lease, 'update', '', {
     body,
     onAnswer: async (answer) => {
-      const final = state === 'success' || state === 'failed' ? state : undefined;
-      if (final === undefined) return;
-      if (answer.statusCode === 200) {
-        // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
-        const canceling = /^cancel/.test(answer.headers[HEADERS.jobStatus]?.toString() ?? '');
-        await lease.finalTaken(canceling ? 'canceled' : final);
-      } else if (answer.statusCode === 202) {
-        await lease.finalPending({ body, outcome: final });
-      }
+      if (final === undefined || answer.statusCode !== 200) return;
+      // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
+      const canceling = /^cancel/.test(answer.headers[HEADERS.jobStatus]?.toString() ?? '');
+      await lease.finalTaken(canceling ? 'canceled' : final);
     },
   });
 }
@@ -173,6 +171,7 @@ async function pass(
     ...options,
     onAnswer: async (answer) => {
       const jobStatus = readJobStatus(answer.headers[HEADERS.jobStatus]);
+      lease.noteStatus(jobStatus);
       await options.onAnswer?.(answer);
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },

@@ -6,6 +6,7 @@ const BENCHES: BenchTable = {
   boot: () => import('./boot.ts'),
   pool: () => import('./pool.ts'),
   proxy: () => import('./proxy/index.ts'),
+  recovery: () => import('./recovery.ts'),
 };
 
 process.exitCode = await runBench(process.argv.slice(2), BENCHES, {

@@ -258,7 +258,7 @@ export async function startGithubRig(
   return rig;
 }
 
-function createTestLog(lines: string[]): ProviderHost['log'] {
+export function createTestLog(lines: string[]): ProviderHost['log'] {
   const write =
     (level: string) =>
     (message: string, fields: unknown = {}): void =>

@@ -46,6 +46,31 @@ export interface Guest {
 export async function createGuest(machine: MachineRow, job: SimJob): Promise<Guest> {
   const file = path.join(machine.runDir, 'job-config/runner.json');
   const { url, token } = JSON.parse(await readFile(file, 'utf8')) as { url: string; token: string };
+  return speakFor(
+    {
+      url,
+      token,
+      runnerName: machine.runnerName,
+      runDir: machine.runDir,
+      powerOff: (exitCode) => writeFile(path.join(machine.runDir, 'poweroff'), String(exitCode)),
+      kill: () => void process.kill(-(machine.pid ?? Number.NaN), 'SIGKILL'),
+    },
+    job,
+  );
+}
+
+/** A machine whose runner a test speaks for. */
+export interface GuestMachine {
+  readonly url: string;
+  readonly token: string;
+  readonly runnerName: string;
+  readonly runDir: string;
+  powerOff(exitCode: number): Promise<void>;
+  kill(): void;
+}
+
+export function speakFor(machine: GuestMachine, job: SimJob): Guest {
+  const { url, token } = machine;
   let logged = '';
   const guest: Guest = {
     url,
@@ -92,8 +117,8 @@ export async function createGuest(machine: MachineRow, job: SimJob): Promise<Gue
       guest.call('PUT', `jobs/${job.id}`, {
         json: { token: job.token, state, output: outputOf(logged), ...more },
       }),
-    powerOff: (exitCode = 0) => writeFile(path.join(machine.runDir, 'poweroff'), String(exitCode)),
-    kill: () => void process.kill(-(machine.pid ?? Number.NaN), 'SIGKILL'),
+    powerOff: (exitCode = 0) => machine.powerOff(exitCode),
+    kill: () => machine.kill(),
   };
   return guest;
 }

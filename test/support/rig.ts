@@ -85,7 +85,9 @@ const TIMINGS = {
   stopLimitMs: 2000,
 };
 
-const SCRIPT = 'while [ ! -e poweroff ]; do sleep 0.02; done\nexit $(cat poweroff)\n';
+/** A machine that its host has left ends with its directory. */
+const SCRIPT =
+  'while [ -e log.txt ] && [ ! -e poweroff ]; do sleep 0.02; done\nexit $(cat poweroff)\n';
 
 export async function createRig(t: TestContext, options: RigOptions = {}): Promise<Rig> {
   const directory = await mkdtemp(path.join(tmpdir(), 'forrest-test-'));

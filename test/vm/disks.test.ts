@@ -1,73 +1,14 @@
 /** Machines with disks: what a guest finds on them, whose disk is kept, and what later machines start from. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { suite, type TestContext, test } from 'node:test';
+import { suite, test } from 'node:test';
 import { isInstalled } from '../../fixtures/host/src/drivers/qemu/index.ts';
 import { plainLog } from '../../fixtures/main-job/log-lines.ts';
 import { eventually } from '../support/deadline.ts';
-import { createRig, type Rig } from '../support/rig.ts';
-import {
-  BOOT_MS,
-  endedInVm,
-  inQemu,
-  PARAMETERS,
-  SHELL_TEMPLATE,
-  skip,
-  templateWith,
-} from '../support/vm.ts';
-
-const TOKEN = 'keep-this-disk-7Jw';
-
-const NO_GIT = [{ key: 'GIT_STRATEGY', value: 'none' }];
-
-/** What a job does to say which disk it has, and to change it. */
-const DISK = [
-  'mkdir -p /mnt/disk && mount -t ext4 /dev/vda /mnt/disk',
-  'echo "disk of generation $(cat /mnt/disk/generation)"',
-  'expr $(cat /mnt/disk/generation) + 1 > /mnt/disk/next && mv /mnt/disk/next /mnt/disk/generation',
-  'umount /mnt/disk',
-];
-
-const persist = (token: string): string => `printf '%s\\n' '${token}' > /mnt/job/persist`;
-
-/** A host whose machines have a disk with a file system, made from an image of generation 1. */
-async function rigWithDisk(
-  t: TestContext,
-  start = '',
-): Promise<{ rig: Rig; images: string; image: string }> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'forrest-disks-'));
-  const content = path.join(directory, 'content');
-  await mkdir(content);
-  await writeFile(path.join(content, 'generation'), '1\n');
-  const base = path.join(directory, 'base.img');
-  await writeFile(base, '');
-  await truncate(base, 8 * 1024 * 1024);
-  execFileSync('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', content, base]);
-  const script = await readFile(path.join(SHELL_TEMPLATE, 'job-config/job.sh'), 'utf8');
-  const template = await templateWith(directory, {
-    'cloud-init/meta-data': 'local-hostname: <MACHINE_NAME>-<COLOUR>\n',
-    'cloud-init/user-data': '#cloud-config\n',
-    'job-config/job.sh': start + script,
-  });
-  const rig = await createRig(
-    t,
-    inQemu(
-      {},
-      {
-        ram: '3G',
-        machine: { base_image: base, disk: '16M', persistence_token: TOKEN },
-        template: { path: template, parameters: { ...PARAMETERS, COLOUR: 'green' } },
-      },
-    ),
-  );
-  t.after(() => rm(directory, { recursive: true, force: true }));
-  const images = path.join(rig.directory, 'base/machines/_');
-  return { rig, images, image: path.join(images, 'small.img') };
-}
+import { BOOT_MS, endedInVm, skip } from '../support/vm.ts';
+import { DISK, NO_GIT, persist, rigWithDisk, TOKEN } from '../support/vm-disk.ts';
 
 suite('a virtual machine with a disk', {
   skip: skip || (isInstalled('mke2fs') ? false : 'e2fsprogs is not installed'),

@@ -1,0 +1,33 @@
+/** The moments of a job's life that people are shown. */
+
+import type { JobStage } from '../contract/index.ts';
+import { isLive, type LeaseEvent, type LeaseState } from './state.ts';
+
+/** The stages that one step adds. */
+export function stagesOf(
+  before: LeaseState,
+  next: LeaseState,
+  event: LeaseEvent,
+  at: number,
+  bootedAt: number | null,
+): JobStage[] {
+  const added: JobStage[] = [];
+  const add = (name: string): void => void added.push({ name, at });
+  if (event.type === 'machine-ended' && bootedAt !== null) {
+    added.push({ name: 'booted', at: bootedAt });
+  }
+  if (next.name !== before.name && (next.name === 'offered' || next.name === 'running'))
+    add(next.name);
+  const hadFinal = !isLive(before) && !(before.name === 'finishing' && before.owed !== null);
+  const hasFinal = next.name === 'ended' || (next.name === 'finishing' && next.owed === null);
+  if (hasFinal && !hadFinal) add('finished');
+  if (event.type === 'machine-ended') add('machine-gone');
+  return added;
+}
+
+/** In order; `booted` is known to the machine alone until it has ended. */
+export function orderStages(stages: readonly JobStage[], bootedAt: number | null): JobStage[] {
+  const known = stages.some((stage) => stage.name === 'booted' && stage.at === bootedAt);
+  const all = bootedAt === null || known ? stages : [...stages, { name: 'booted', at: bootedAt }];
+  return all.toSorted((a, b) => a.at - b.at);
+}
