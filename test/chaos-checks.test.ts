@@ -18,7 +18,7 @@ import {
   socketFiles,
   staleRunDirs,
 } from './chaos/leaks.ts';
-import { checkLog, NOTE } from './chaos/log-check.ts';
+import { checkLog, JOURNAL_DAMAGED, NOTE } from './chaos/log-check.ts';
 import { freePort, startRelay } from './chaos/relay.ts';
 import { drawSchedule, FAULT_KINDS } from './chaos/schedule.ts';
 import { startWitness } from './chaos/witness.ts';
@@ -89,6 +89,10 @@ describe('the judge of a chaos run', () => {
       status: 'failed',
       failureReason: 'script_failure',
       scriptEnded: 3,
+    }),
+    'a job whose host lost, with its journal, that it had said why': killed({
+      log: Buffer.from(BEFORE + OUTPUT.slice(0, 50) + OUR_NOTE + OUR_NOTE),
+      disturbances: [JOURNAL_DAMAGED],
     }),
     'a canceled job': killed({
       status: 'canceled',

@@ -6,6 +6,7 @@ import type { GitlabSimulator, RouteName } from '../../fixtures/gitlab/index.ts'
 import { sendSignal, sessionMembers } from '../../fixtures/host/src/drivers/proc.ts';
 import { eventually } from '../support/deadline.ts';
 import type { ChaosHost } from './host.ts';
+import { JOURNAL_DAMAGED } from './log-check.ts';
 import type { Weather } from './relay.ts';
 import type { PlannedFault } from './schedule.ts';
 import type { SmallDisk } from './small-disk.ts';
@@ -228,7 +229,7 @@ async function truncateJournal(target: Target, field: Field, variant: number): P
     const token = /"token":"[^"]+"/.exec(text);
     const least = token === null ? 0 : token.index + token[0].length;
     await truncate(file, least + Math.floor((text.length - least) * variant));
-    field.jobs.get(id)?.disturbances.push('its journal entry was damaged');
+    field.jobs.get(id)?.disturbances.push(JOURNAL_DAMAGED);
     done = true;
   });
   if (!done) throw new Missed('the host had no journal entry');

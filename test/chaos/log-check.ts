@@ -7,6 +7,9 @@ import type { JobFacts } from './judge.ts';
 /** How our own last words begin, and no runner's. */
 export const NOTE = '\n\u001b[0K\u001b[31;1mERROR: ';
 
+/** What is noted of a job whose journal entry was damaged on purpose. */
+export const JOURNAL_DAMAGED = 'its journal entry was damaged';
+
 /** A line's time stamp of which only a part has come. */
 const PART_OF_STAMP = /^\n?(?:\d[\d\-T:.]*Z?(?: \d{0,2}[OE]?[ +]?)?)?$/;
 
@@ -21,7 +24,10 @@ export function checkLog(job: Logged): string | null {
   const noteAt = raw.indexOf(NOTE);
   const byRunner = isByRunner(job);
   if (byRunner && !job.logIntact) return 'it is not what its runner has sent';
-  if (noteAt >= 0 && raw.includes(NOTE, noteAt + 1)) return 'our note is in it more than once';
+  // With its journal entry a host may lose that it has said why already: then it says that, too.
+  const most = job.disturbances.includes(JOURNAL_DAMAGED) ? 2 : 1;
+  const notes = raw.split(NOTE).length - 1;
+  if (notes > most) return `our note is in it ${notes} times`;
   if (byRunner && noteAt >= 0) return 'our note is in it although its runner ended it';
   const isOurs = job.status === 'failed' && job.failureReason === 'runner_system_failure';
   if (isOurs && noteAt < 0 && !raw.includes('ERROR: Job failed (system failure)')) {
