@@ -178,7 +178,7 @@ async function machineOf({ job }: Target, field: Field): Promise<FoundMachine> {
 async function killMachine(
   target: Target,
   field: Field,
-  victims: (pid: number) => number[],
+  victims: (pid: number) => readonly number[],
 ): Promise<void> {
   const { job, pid } = await machineOf(target, field);
   job.disturbances.push('its machine was killed');
