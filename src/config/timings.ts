@@ -8,8 +8,33 @@ export interface Timings {
   readonly claimTimeoutMs: number;
   /** Longest wait for the answer to any other small call of ours. */
   readonly callTimeoutMs: number;
-  /** Longest wait for GitLab's answer to a guest's call: the runner itself waits 10 min. */
+  /** Longest wait for GitLab's answer after an upload's last byte: the runner itself waits 10 min. */
   readonly forwardTimeoutMs: number;
+  /** Longest wait for GitLab's answer to a guest's `PUT` or `PATCH`. */
+  readonly updateTimeoutMs: number;
+  /** Longest wait for a download to begin: GitLab answers at once, object storage within seconds. */
+  readonly downloadTimeoutMs: number;
+  /** Longest wait for GitLab to take or send the next byte, where the guest is ready for it. */
+  readonly stallMs: number;
+  /**
+   * Longest time that a guest's call waits for a GitLab that is out. Its runner waits 10 min for an
+   * answer; a minute is left for whatever lies between.
+   */
+  readonly holdLimitMs: number;
+  /** Longest time that a guest's upload may take in all, waits included: the runner gives it 60 min. */
+  readonly uploadLimitMs: number;
+  /** First wait before a guest's call is repeated though GitLab is not out; doubled up to the cap. */
+  readonly repeatMs: number;
+  /** Longest wait between such repeats. */
+  readonly repeatCapMs: number;
+  /** First wait between probes of a GitLab that is out; doubled up to the cap. */
+  readonly probeMs: number;
+  /** Longest wait between probes: held calls go on so long after GitLab is back, at most. */
+  readonly probeCapMs: number;
+  /** Longest wait for the answer to a probe. */
+  readonly probeTimeoutMs: number;
+  /** Cap on a `Retry-After` that a probe or a guest's call is answered. */
+  readonly retryAfterCapMs: number;
   /** First wait after a failed ask; doubled with each further one. */
   readonly backoffMs: number;
   /** Longest wait after failed asks, and cap on a `Retry-After`. */
@@ -62,6 +87,17 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   claimTimeoutMs: 2 * MINUTE,
   callTimeoutMs: 30 * SECOND,
   forwardTimeoutMs: 9 * MINUTE,
+  updateTimeoutMs: 30 * SECOND,
+  downloadTimeoutMs: MINUTE,
+  stallMs: 2 * MINUTE,
+  holdLimitMs: 9 * MINUTE,
+  uploadLimitMs: 58 * MINUTE,
+  repeatMs: SECOND,
+  repeatCapMs: 30 * SECOND,
+  probeMs: SECOND,
+  probeCapMs: 5 * SECOND,
+  probeTimeoutMs: 10 * SECOND,
+  retryAfterCapMs: MINUTE,
   backoffMs: 3 * SECOND,
   backoffCapMs: MINUTE,
   conflictDelayMs: SECOND,

@@ -2,6 +2,7 @@
 
 import ky, { type KyInstance, type Options } from 'ky';
 import { describeError, errorCode, toError } from '../lib/errors.ts';
+import { readRetryAfter } from '../lib/retry-after.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { HEADERS, JOB_STATUS, type JobStatus, parseRangeEnd } from './headers.ts';
 import type {
@@ -212,7 +213,11 @@ function toVerifyOutcome(answer: Answer): VerifyOutcome {
 }
 
 function retry(reason: string, answer?: Answer): RetryOutcome {
-  return { kind: 'retry', reason, retryAfterMs: answer && readRetryAfter(answer) };
+  return {
+    kind: 'retry',
+    reason,
+    retryAfterMs: readRetryAfter(answer?.headers.get(HEADERS.retryAfter)),
+  };
 }
 
 function readJobStatus(answer: Answer): JobStatus | undefined {
@@ -223,15 +228,6 @@ function readJobStatus(answer: Answer): JobStatus | undefined {
 function readInterval(answer: Answer): number {
   const seconds = Number(answer.headers.get(HEADERS.traceUpdateInterval));
   return seconds > 0 ? seconds * 1000 : DEFAULT_INTERVAL_MS;
-}
-
-/** Seconds or a date, as HTTP allows. */
-function readRetryAfter(answer: Answer): number | undefined {
-  const value = answer.headers.get(HEADERS.retryAfter);
-  if (value === null) return undefined;
-  if (/^\d+$/.test(value)) return Number(value) * 1000;
-  const date = Date.parse(value);
-  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
 }
 
 function readExpiry(answer: Answer): Date | null {

@@ -7,4 +7,5 @@ export type { Lease } from './lease.ts';
 export { type ClaimedJob, Leases, type LeasesServices } from './leases.ts';
 export type { LeaseRecord } from './record.ts';
 export type { LeaseServices } from './services.ts';
+export type { PendingFinal } from './state.ts';
 export { createVmToken, sameToken } from './vm-token.ts';

@@ -37,14 +37,15 @@ export class JournalWriter {
     return this.#problem;
   }
 
-  /** Resolves after one try. */
-  put(record: LeaseRecord): Promise<void> {
+  /** Resolves after one try, with whether it is on disk. */
+  put(record: LeaseRecord): Promise<boolean> {
     return this.#change(record.facts.id, record);
   }
 
-  async remove(jobId: number): Promise<void> {
-    await this.#change(jobId, null);
+  async remove(jobId: number): Promise<boolean> {
+    const isGone = await this.#change(jobId, null);
     this.#writes.delete(jobId);
+    return isGone;
   }
 
   /** Sets aside what GitLab could not be told. */
@@ -76,16 +77,17 @@ export class JournalWriter {
     );
   }
 
-  async #change(jobId: number, record: LeaseRecord | null): Promise<void> {
+  async #change(jobId: number, record: LeaseRecord | null): Promise<boolean> {
     this.#unwritten.set(jobId, record);
     try {
       await this.#write(jobId);
     } catch (error) {
       this.#onFailed(error, `a crash now would lose job ${jobId}`);
-      return;
+      return false;
     }
     // The spare may have been what it was written with.
     if (record?.state.name === 'claimed') await this.check();
+    return true;
   }
 
   #write(jobId: number): Promise<void> {

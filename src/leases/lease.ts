@@ -129,6 +129,11 @@ export class Lease {
     return this.#services.clock.monotonic() - this.#spokeAt;
   }
 
+  /** Whether its machine may speak: until that has ended. */
+  get isOpen(): boolean {
+    return this.holdsRoom;
+  }
+
   /** Bytes of log that GitLab is known to hold. */
   get logBytes(): number {
     return this.#logBytes;
@@ -223,6 +228,20 @@ export class Lease {
     this.#limits.arm();
   }
 
+  /**
+   * GitLab is out and has the whole log: the final update is ours to deliver, and the machine may go.
+   * True once it is on disk; false where it could not be written, and the machine has to wait.
+   */
+  async finalHeld(final: PendingFinal): Promise<boolean> {
+    await this.apply({ type: 'final-held', final });
+    return this.#state.name === 'finishing' && this.#state.owed?.kind === 'repeat';
+  }
+
+  /** Whether GitLab is known to hold a log of so many bytes. */
+  hasLog(bytes: unknown): boolean {
+    return typeof bytes === 'number' && this.#logBytes >= bytes;
+  }
+
   /** GitLab told that the job is over. */
   over(jobStatus: JobStatus | undefined): Promise<void> {
     const { outcome, reason } = explainOver(jobStatus);
@@ -308,19 +327,25 @@ export class Lease {
     this.#stages.push(...stagesOf(before, next, event, at, this.#machine?.bootedAt ?? null));
     if (next.name !== before.name) this.#entered = { at, monotonic: clock.monotonic() };
     if (next.name === 'claimed') await this.#renewIdentity();
-    await this.#put(next);
+    const isOnDisk = await this.#put(next);
+    // Its machine still has it: only what would survive us may be taken from there.
+    if (event.type === 'final-held' && !isOnDisk) {
+      await this.#put(before);
+      return;
+    }
     await this.#services.checkpoint(checkpointAfter(before, next, event));
     this.#state = next;
     this.#log.debug(`job ${this.facts.id}: ${before.name} -> ${next.name}`, { event: event.type });
-    this.#enter(before);
+    this.#enter(before, event.type);
     this.#services.changed(this);
   }
 
-  #put(state: LeaseState): Promise<void> {
+  /** Whether it is on disk. */
+  async #put(state: LeaseState): Promise<boolean> {
     const { journal } = this.#services;
     return state.name === 'ended'
-      ? journal.remove(this.facts.id)
-      : journal.put(this.#record(state));
+      ? await journal.remove(this.facts.id)
+      : await journal.put(this.#record(state));
   }
 
   #record(state: LeaseState): LeaseRecord {
@@ -337,7 +362,7 @@ export class Lease {
   }
 
   /** What follows from having entered a state. */
-  #enter(before: LeaseState): void {
+  #enter(before: LeaseState, event: LeaseEvent['type']): void {
     const { name } = this.#state;
     this.#limits.arm();
     switch (name) {
@@ -353,7 +378,7 @@ export class Lease {
         if (before.name === 'offered') this.#machine?.report('busy');
         break;
       case 'finishing':
-        if (before.name !== 'finishing') this.#afterFinishing(before);
+        if (before.name !== 'finishing') this.#afterFinishing(before, event);
         break;
       case 'ended':
         void this.leave();
@@ -364,7 +389,7 @@ export class Lease {
     }
   }
 
-  #afterFinishing(before?: LeaseState): void {
+  #afterFinishing(before?: LeaseState, event?: LeaseEvent['type']): void {
     if (this.#state.name !== 'finishing') return;
     this.#heartbeat.stop();
     this.#limits.arm();
@@ -373,7 +398,8 @@ export class Lease {
     if (this.#state.owed !== null) void this.#deliver();
     const { owed, reason, cause } = this.#state;
     const ranItself =
-      owed === null && cause === null && (before === undefined || before.name === 'running');
+      event === 'final-held' ||
+      (owed === null && cause === null && (before === undefined || before.name === 'running'));
     // A runner that is told of the end winds up and powers off by itself; any other has nothing to do.
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }

@@ -23,14 +23,15 @@ export interface LeasesServices extends Omit<LeaseServices, 'changed' | 'ended'>
   readPayload(payload: Buffer): ReadPayload;
   changed(): void;
   ended(lease: Lease): void;
+  /** A VM token opens nothing any more: its machine has ended, or another one has taken its place. */
+  closed(vmToken: string): void;
 }
 
 export class Leases {
   readonly #services: LeasesServices;
   readonly #byJob = new Map<number, Lease>();
   readonly #byToken = new Map<string, Lease>();
-  /** The key under which each lease stands in `#byToken`; a second boot changes it. */
-  readonly #keys = new Map<Lease, string>();
+  /** The token by which each lease stands in `#byToken`; a second boot changes it. */
   readonly #tokens = new Map<Lease, string>();
   readonly #learned = new Map<string, Features>();
   readonly #emptied = new Set<() => void>();
@@ -155,31 +156,36 @@ export class Leases {
     return {
       ...this.#services,
       changed: (lease) => {
-        const tracked = this.#tokens.get(lease);
-        if (tracked !== undefined && tracked !== lease.vmToken) this.#track(lease);
+        if (this.#byJob.has(lease.facts.id)) this.#track(lease);
         this.#services.changed();
       },
       ended: (lease) => this.#forget(lease),
     };
   }
 
-  /** Also after a second boot: the old machine's token is dead at once. */
+  /** Also after a second boot, or when its machine has ended: that machine's token is dead at once. */
   #track(lease: Lease): Lease {
-    const key = tokenKey(lease.vmToken);
-    const before = this.#keys.get(lease);
-    if (before !== undefined && before !== key) this.#byToken.delete(before);
-    this.#keys.set(lease, key);
-    this.#tokens.set(lease, lease.vmToken);
+    const before = this.#tokens.get(lease);
+    if (before !== undefined && (before !== lease.vmToken || !lease.isOpen)) this.#close(lease);
     // Of a damaged entry no token is left: nothing may be opened by the lack of one.
-    if (lease.vmToken !== '') this.#byToken.set(key, lease);
+    if (lease.isOpen && before !== lease.vmToken && lease.vmToken !== '') {
+      this.#tokens.set(lease, lease.vmToken);
+      this.#byToken.set(tokenKey(lease.vmToken), lease);
+    }
     this.#byJob.set(lease.facts.id, lease);
     return lease;
   }
 
-  #forget(lease: Lease): void {
-    this.#byToken.delete(this.#keys.get(lease) ?? '');
-    this.#keys.delete(lease);
+  #close(lease: Lease): void {
+    const token = this.#tokens.get(lease);
+    if (token === undefined) return;
     this.#tokens.delete(lease);
+    this.#byToken.delete(tokenKey(token));
+    this.#services.closed(token);
+  }
+
+  #forget(lease: Lease): void {
+    this.#close(lease);
     this.#byJob.delete(lease.facts.id);
     this.#services.ended(lease);
     if (this.#byJob.size > 0) return;

@@ -20,6 +20,8 @@ const taken: LeaseState = {
   owed: null,
   machineGone: false,
 };
+const held: LeaseEvent = { type: 'final-held', final };
+const holding: LeaseState = { ...taken, owed: { kind: 'repeat', final } };
 const owing: LeaseState = {
   name: 'finishing',
   outcome: 'system_failure',
@@ -75,6 +77,8 @@ const TABLE: [string, LeaseState, LeaseEvent, LeaseState][] = [
   ['the runner asks', booting, { type: 'offered' }, offered],
   ['the runner speaks', offered, { type: 'own-call' }, running],
   ['GitLab remembers the final state', running, { type: 'final-pending', final }, remembered],
+  ['we hold the final state for a GitLab that is out', running, held, holding],
+  ['we hold a remembered one', remembered, held, holding],
   ['GitLab takes the final state', running, { type: 'final-taken', outcome: 'success' }, taken],
   ['GitLab takes a repeated one', remembered, { type: 'final-taken', outcome: 'success' }, taken],
   [
@@ -166,6 +170,7 @@ describe('the life of a lease', () => {
       { type: 'own-call' },
       { type: 'final-taken', outcome: 'success' },
       { type: 'final-pending', final },
+      held,
       over,
       giveUp,
       machineEnded,

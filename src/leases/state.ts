@@ -104,6 +104,8 @@ export type LeaseEvent =
   | { readonly type: 'final-taken'; readonly outcome: JobOutcome }
   /** The runner has sent its final update; GitLab's answer is not known yet, or was 202. */
   | { readonly type: 'final-pending'; readonly final: PendingFinal }
+  /** GitLab is out, has the whole log, and the final update is ours to deliver. */
+  | { readonly type: 'final-held'; readonly final: PendingFinal }
   /** GitLab says that the job is over. */
   | { readonly type: 'over'; readonly outcome: JobOutcome; readonly reason: string | null }
   /** We end it. */
@@ -155,6 +157,10 @@ export function transition(state: LeaseState, event: LeaseEvent): LeaseState | n
         : null;
     case 'final-taken':
       return state.name === 'running' ? finishing({ outcome: event.outcome }) : null;
+    case 'final-held':
+      return state.name === 'running'
+        ? finishing({ outcome: event.final.outcome, owed: { kind: 'repeat', final: event.final } })
+        : null;
     case 'over':
       return isLive(state)
         ? finishing({

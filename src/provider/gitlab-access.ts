@@ -9,12 +9,21 @@ import {
   type RunnerInfo,
 } from '../gitlab/index.ts';
 import type { Clock } from '../lib/clock.ts';
-import { createFetch, createUpstream, type Fetch, type Upstream } from '../upstream/index.ts';
+import {
+  createFetch,
+  createUpstream,
+  type Fetch,
+  GitlabHealth,
+  probeGitlab,
+  type Upstream,
+} from '../upstream/index.ts';
 import { packageVersion } from './version.ts';
 
 export interface GitlabAccess {
   readonly upstream: Upstream;
   readonly client: GitlabClient;
+  /** What claimers, leases and guests meet there, in one place. */
+  readonly health: GitlabHealth;
 }
 
 export function createGitlabAccess(
@@ -31,14 +40,19 @@ export function createGitlabAccess(
     connectTimeoutMs: timings.connectTimeoutMs,
     clock,
   });
+  const health: GitlabHealth = new GitlabHealth({
+    clock,
+    timings,
+    probe: () => probeGitlab(upstream, clock, timings.probeTimeoutMs),
+  });
   const client = createGitlabClient({
     url: upstream.url,
-    fetch: fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs),
+    fetch: fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs, health),
     userAgent: `forrest-gitlab ${packageVersion()}`,
     claimTimeoutMs: timings.claimTimeoutMs,
     callTimeoutMs: timings.callTimeoutMs,
   });
-  return { upstream, client };
+  return { upstream, client, health };
 }
 
 /** The `info` of our own requests for a runner. */

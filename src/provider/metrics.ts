@@ -11,6 +11,8 @@ export interface ProviderMetrics {
   forwarded(call: ForwardedCall): void;
   ended(lease: Lease): void;
   live(count: number): void;
+  held(count: number): void;
+  out(since: number | null): void;
 }
 
 export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
@@ -45,6 +47,32 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
     labelNames: ['route'],
     buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600],
   });
+  const heldSeconds = metrics.histogram({
+    name: 'proxied_call_held_seconds',
+    help: 'How long a guest call waited for a GitLab that did not answer; only those that did.',
+    labelNames: ['route'],
+    buckets: [0.1, 1, 10, 60, 300, 600],
+  });
+  const firstByte = metrics.histogram({
+    name: 'proxied_call_first_byte_seconds',
+    help: 'From sending a guest call to the first byte of the answer.',
+    labelNames: ['route'],
+    buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600],
+  });
+  const repeats = metrics.counter({
+    name: 'proxied_call_repeats_total',
+    help: 'How often guest calls were sent to GitLab again.',
+    labelNames: ['route'],
+  });
+  const held = metrics.gauge({
+    name: 'proxied_calls_held',
+    help: 'Guest calls that wait for GitLab to answer again.',
+  });
+  const out = metrics.gauge({
+    name: 'gitlab_out_since_timestamp_seconds',
+    help: 'Since when GitLab does not answer; 0 while it does.',
+  });
+  out.set(0);
   const ended = metrics.counter({
     name: 'jobs_ended_total',
     help: 'Ended jobs, by runner, outcome, and what ended them otherwise than their own runner or a person.',
@@ -65,6 +93,10 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
       bytes.add(call.bytesUp, { route: call.route, direction: 'up' });
       bytes.add(call.bytesDown, { route: call.route, direction: 'down' });
       seconds.observe(call.durationMs / 1000, { route: call.route });
+      if (call.heldMs > 0) heldSeconds.observe(call.heldMs / 1000, { route: call.route });
+      if (call.firstByteMs !== null)
+        firstByte.observe(call.firstByteMs / 1000, { route: call.route });
+      if (call.repeats > 0) repeats.add(call.repeats, { route: call.route });
     },
     ended: (lease) =>
       ended.add(1, {
@@ -73,5 +105,7 @@ export function createProviderMetrics(metrics: Metrics): ProviderMetrics {
         cause: lease.cause ?? 'none',
       }),
     live: (count) => live.set(count),
+    held: (count) => held.set(count),
+    out: (since) => out.set((since ?? 0) / 1000),
   };
 }

@@ -5,6 +5,7 @@ import type { ProviderPlugin } from '../contract/index.ts';
 import type { CheckpointName } from '../leases/index.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Randomness, systemRandomness } from '../lib/random.ts';
+import type { ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { checkConfig } from './check.ts';
 import { createProvider } from './provider.ts';
@@ -24,6 +25,8 @@ export interface Seams {
    * docs/life-of-a-job.md); what it returns is awaited.
    */
   readonly checkpoint?: (name: CheckpointName) => Promise<void> | void;
+  /** What the proxy lets a machine take of it, in place of the defaults. */
+  readonly limits?: Partial<ProxyLimits>;
 }
 
 /** The plugin for GitLab jobs. Nothing happens before a provider's `start()`. */
@@ -33,6 +36,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
     random: seams.random ?? systemRandomness.random,
     randomBytes: seams.randomBytes ?? systemRandomness.randomBytes,
     fetch: seams.fetch,
+    limits: seams.limits,
     checkpoint: async (name: CheckpointName): Promise<void> => seams.checkpoint?.(name),
   };
   return {

@@ -10,7 +10,7 @@ import { type Checkpoint, createFileJournal, JournalWriter, Leases } from '../le
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
-import { createProxyServer } from '../proxy/index.ts';
+import { createProxyServer, Held, type ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
 import { createBootSpec } from './boot-spec.ts';
 import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
@@ -25,6 +25,7 @@ import { loadSystemId } from './system-id.ts';
 export interface CompleteSeams extends Randomness {
   readonly clock: Clock;
   readonly fetch: Fetch | undefined;
+  readonly limits: Partial<ProxyLimits> | undefined;
   readonly checkpoint: Checkpoint;
 }
 
@@ -45,7 +46,24 @@ export function createProvider(
   const metrics = createProviderMetrics(host.metrics);
 
   // The way to GitLab, for our own calls and for the guests'.
-  const { upstream, client } = createGitlabAccess(config, clock, host.proxyEnv, seams.fetch);
+  const { upstream, client, health } = createGitlabAccess(
+    config,
+    clock,
+    host.proxyEnv,
+    seams.fetch,
+  );
+
+  health.onChange((since) => {
+    metrics.out(since);
+    if (since === null) {
+      log.info('GitLab answers again');
+      backoff.reset();
+      wakeClaimers();
+    } else {
+      log.warn('GitLab is out: calls of machines wait for it', { reason: health.reason });
+    }
+    host.changed();
+  });
 
   // What is written down before anything follows from it.
   const entries = createFileJournal(path.join(host.stateDir, 'leases'), log, () =>
@@ -90,6 +108,7 @@ export function createProvider(
       host.jobEnded(lease.row());
       wakeClaimers();
     },
+    closed: (vmToken) => proxy.end(vmToken),
   });
 
   // What guests talk to.
@@ -97,7 +116,11 @@ export function createProvider(
     leases,
     upstream,
     timings: config.timings,
+    limits: seams.limits,
     log,
+    clock,
+    health,
+    held: new Held((count) => metrics.held(count)),
     monotonic: () => clock.monotonic(),
     knownFeatures,
     describeFailure: describeError,
@@ -227,13 +250,14 @@ export function createProvider(
       await proxy.close();
       await leases.leaveAll();
       await journal.stop();
+      health.close();
       upstream.close();
     },
 
     status(): ProviderStatus {
       const runners = claimers.map((claimer) => claimer.row());
       return {
-        health: healthOf(runners, journal.problem),
+        health: healthOf(runners, journal.problem, health),
         jobs: leases.all().map((lease) => lease.row()),
         runners,
       };

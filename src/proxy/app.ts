@@ -1,43 +1,49 @@
-/** The route table (design §6): everything is decided here before a byte goes to GitLab. */
+/** What each route does: everything is decided here before a byte goes to GitLab. */
 
 import type { HttpBindings } from '@hono/node-server';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { type Context, Hono } from 'hono';
 import { HEADERS, isJobOver, JOB_STATUS, type JobStatus, parseRangeEnd } from '../gitlab/index.ts';
-import { type Lease, sameToken } from '../leases/index.ts';
+import { type Lease, type PendingFinal, sameToken } from '../leases/index.ts';
 import { answers } from './answers.ts';
 import { readBody } from './body.ts';
-import { type Forward, forward } from './forward.ts';
-import { headersUp } from './headers.ts';
+import { headersUp, takesBody } from './headers.ts';
+import { parseStrictObject } from './json.ts';
+import type { Limits } from './limits.ts';
+import { type Answered, type CheckedCall, passOn } from './passage.ts';
+import { readQuery } from './query.ts';
+import { ROUTES, type Route, type RouteName, upstreamPath } from './routes.ts';
 import type { ProxyServices } from './services.ts';
-import { jobTokenOf } from './tokens.ts';
+import { jobTokenOf, namesOnly, type TokenPlaces } from './tokens.ts';
 
 type Env = { Bindings: HttpBindings };
 type Call = Context<Env, string>;
-
-/** `jobs/request` and the small JSON calls: what GitLab itself takes, with room for later versions. */
-const MAX_JSON_BYTES = 256 * 1024;
+type Services = ProxyServices & { readonly limits: Limits };
 
 /** A VM token in the path: what `createVmToken` makes, and nothing that needs decoding. */
 const TOKEN = ':token{[A-Za-z0-9_-]{1,128}}';
-const JOB_ID = ':id{[1-9][0-9]{0,14}}';
+
+type Handler = (c: Call, services: Services, route: Route) => Promise<Response>;
+
+const HANDLERS: Readonly<Record<RouteName, Handler>> = {
+  'jobs-request': requestJob,
+  'runners-verify': verify,
+  update: updateJob,
+  trace: appendTrace,
+  'artifacts-upload': streamOwn,
+  'artifacts-download': downloadArtifacts,
+  'runtime-environment-key': streamOwn,
+};
 
 /** The app behind the guests' listener. */
-export function createProxyApp(services: ProxyServices): Hono<Env> {
+export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> {
+  const services = { ...proxy, limits };
   const app = new Hono<Env>();
-  const api = `/${TOKEN}/api/v4`;
-  const own = ownJob(services);
-
-  app.post(`${api}/jobs/request`, (c) => requestJob(c, services));
-  app.post(`${api}/runners/verify`, (c) => verify(c, services));
-  app.put(`${api}/jobs/${JOB_ID}`, (c) => updateJob(c, services));
-  app.patch(`${api}/jobs/${JOB_ID}/trace`, own('trace', '/trace', noteTrace));
-  app.post(`${api}/jobs/${JOB_ID}/artifacts`, own('artifacts-upload', '/artifacts'));
-  app.get(`${api}/jobs/${JOB_ID}/artifacts`, (c) => downloadArtifacts(c, services));
-  app.get(
-    `${api}/jobs/${JOB_ID}/runtime_environment_key`,
-    own('runtime-environment-key', '/runtime_environment_key'),
-  );
+  for (const route of ROUTES) {
+    app.on(route.method, `/${TOKEN}/api/v4${route.path}`, (c) =>
+      HANDLERS[route.name](c, services, route),
+    );
+  }
 
   app.notFound((c) => {
     const token = /^\/([^/]+)/.exec(c.req.path)?.[1] ?? '';
@@ -45,7 +51,9 @@ export function createProxyApp(services: ProxyServices): Hono<Env> {
       ? answers.forbidden()
       : answers.notFound();
   });
-  app.onError((error) => {
+  app.onError((error, c) => {
+    // A guest that goes away in the middle of its call is no fault, and hears no answer.
+    if (c.env.incoming.destroyed) return answers.badRequest();
     services.log.error('a guest call failed inside the proxy', { error });
     return answers.serverError();
   });
@@ -53,14 +61,15 @@ export function createProxyApp(services: ProxyServices): Hono<Env> {
 }
 
 /** The guest's runner asks for its job. Anybody else learns that there is none, and never a 403. */
-async function requestJob(c: Call, services: ProxyServices): Promise<Response> {
+async function requestJob(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readJson(c, services);
   const lease = services.leases.byVmToken(vmToken);
-  if (lease === undefined || body === 'too-large') return answers.noJob();
-  const json = parseJson(body);
-  const told = readKey(json, 'token');
-  if (told !== undefined && !(typeof told === 'string' && sameToken(told, vmToken))) {
+  if (lease === undefined) return answers.noJob();
+  if (body === 'too-large') return answers.tooLarge();
+  const json = parseStrictObject(body);
+  const places = placesOf(c, 'jobs-request', json?.['token']);
+  if (json === undefined || places === undefined || !namesOnly(vmToken, places)) {
     return answers.noJob();
   }
   if (lease.state.name === 'booting') {
@@ -76,145 +85,150 @@ async function requestJob(c: Call, services: ProxyServices): Promise<Response> {
 }
 
 /** run-single never asks this; an agent in the guest that does must not reach GitLab with it. */
-async function verify(c: Call, services: ProxyServices): Promise<Response> {
+async function verify(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
   if (services.leases.byVmToken(vmToken) === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readJson(c, services);
   if (body === 'too-large') return answers.tooLarge();
-  const told = readKey(parseJson(body), 'token');
-  if (typeof told !== 'string' || !sameToken(told, vmToken)) return answers.forbidden();
+  const bodyToken = parseStrictObject(body)?.['token'];
+  const places = placesOf(c, 'runners-verify', bodyToken);
+  if (bodyToken === undefined || places === undefined || !namesOnly(vmToken, places)) {
+    return answers.forbidden();
+  }
   return Response.json({ id: 0, token: vmToken, token_expires_at: null });
 }
 
 /** `PUT jobs/:id`: the body names the token and the state, so it is read; GitLab gets its very bytes. */
-async function updateJob(c: Call, services: ProxyServices): Promise<Response> {
+async function updateJob(c: Call, services: Services, route: Route): Promise<Response> {
   const lease = findLease(c, services);
   if (lease === undefined) return answers.forbidden();
-  const body = await readBody(c.env.incoming, MAX_JSON_BYTES);
+  const body = await readJson(c, services);
   if (body === 'too-large') return answers.tooLarge();
-  const json = parseJson(body);
+  const json = parseStrictObject(body);
   if (json === undefined) return answers.badRequest();
-  if (!maySpeak(c, lease, readKey(json, 'token'))) return answers.forbidden();
+  if (!maySpeak(c, lease, route.name, json['token'])) return answers.forbidden();
   if (!(await lease.speak())) return answers.forbidden();
-  const state = readKey(json, 'state');
-  const final = state === 'success' || state === 'failed' ? state : undefined;
+  const { state } = json;
+  if (state !== 'success' && state !== 'failed') return pass(c, services, lease, route, { body });
+  const final: PendingFinal = { body, outcome: state };
+  const bytes = readKey(json['output'], 'bytesize');
   // Whatever becomes of its machine and of us: this is the job's own last word, and it is kept.
-  if (final !== undefined) await lease.finalPending({ body, outcome: final });
-  return pass(c, services, lease, 'update', '', {
+  await lease.finalPending(final);
+  return pass(c, services, lease, route, {
     body,
-    onAnswer: async (answer) => {
-      if (final === undefined || answer.statusCode !== 200) return;
+    final: { state, takeOver: async () => lease.hasLog(bytes) && (await lease.finalHeld(final)) },
+    async onAnswer({ statusCode, headers }) {
+      if (statusCode !== 200) return;
       // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
-      const canceling = /^cancel/.test(answer.headers[HEADERS.jobStatus]?.toString() ?? '');
-      await lease.finalTaken(canceling ? 'canceled' : final);
+      const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
+      await lease.finalTaken(canceling ? 'canceled' : state);
     },
   });
 }
 
-type OnAnswer = NonNullable<Forward['onAnswer']>;
-
-/** A route for the lease's own job, whose body is streamed. */
-function ownJob(services: ProxyServices) {
-  return (route: string, suffix: string, note?: (lease: Lease) => OnAnswer) =>
-    async (c: Call): Promise<Response> => {
-      const lease = findLease(c, services);
-      if (lease === undefined || !maySpeak(c, lease)) return answers.forbidden();
-      if (!(await lease.speak())) return answers.forbidden();
-      return pass(c, services, lease, route, suffix, note && { onAnswer: note(lease) });
-    };
+/** Appends to the log of the lease's own job. */
+async function appendTrace(c: Call, services: Services, route: Route): Promise<Response> {
+  return streamOwn(c, services, route, async (lease, { headers }) => {
+    const size = parseRangeEnd(headers[HEADERS.range]?.toString());
+    if (size !== undefined) lease.noteLogBytes(size);
+  });
 }
 
-const noteTrace =
-  (lease: Lease): OnAnswer =>
-  async (answer) => {
-    const size = parseRangeEnd(answer.headers[HEADERS.range]?.toString());
-    if (size !== undefined) lease.noteLogBytes(size);
-  };
+/** A route for the lease's own job, whose body is streamed. */
+async function streamOwn(
+  c: Call,
+  services: Services,
+  route: Route,
+  note?: (lease: Lease, answer: Answered) => Promise<void>,
+): Promise<Response> {
+  const lease = findLease(c, services);
+  if (lease === undefined || !maySpeak(c, lease, route.name)) return answers.forbidden();
+  if (!(await lease.speak())) return answers.forbidden();
+  return pass(c, services, lease, route, note && { onAnswer: (answer) => note(lease, answer) });
+}
 
 /** Artifacts of this job, or of one that it depends on with the very token that GitLab gave for that. */
-async function downloadArtifacts(c: Call, services: ProxyServices): Promise<Response> {
+async function downloadArtifacts(c: Call, services: Services, route: Route): Promise<Response> {
   const lease = leaseOf(c, services);
   if (lease === undefined) return answers.forbidden();
   const id = jobIdOf(c);
-  const token = jobTokenOf(placesOf(c), lease.vmToken);
+  const places = placesOf(c, route.name);
+  const token = places && jobTokenOf(places, lease.vmToken);
   const { facts } = lease;
   const allowed =
     token !== undefined &&
     [facts, ...facts.dependencies].some((job) => job.id === id && sameToken(job.token, token));
   if (!allowed || !(await lease.speak())) return answers.forbidden();
-  return pass(c, services, lease, 'artifacts-download', '/artifacts', undefined, token);
+  return pass(c, services, lease, route, undefined, token);
 }
 
-/** Passes a checked call on and says what became of it. */
+/** Passes a checked call on. */
 async function pass(
   c: Call,
-  services: ProxyServices,
+  services: Services,
   lease: Lease,
-  route: string,
-  suffix: string,
-  options: Pick<Forward, 'body' | 'onAnswer'> = {},
+  route: Route,
+  options: Partial<Pick<CheckedCall, 'body' | 'final' | 'onAnswer'>> = {},
   token: string = lease.facts.token,
 ): Promise<Response> {
   const { incoming, outgoing } = c.env as {
-    incoming: HttpBindings['incoming'];
-    outgoing: Forward['outgoing'];
+    incoming: CheckedCall['incoming'];
+    outgoing: CheckedCall['outgoing'];
   };
-  const startedAt = services.monotonic();
-  const result = await forward({
+  // The machine may have ended since the checks: then nothing would close this connection any more.
+  if (!lease.isOpen) return answers.forbidden();
+  const call: CheckedCall = {
+    lease,
+    route,
     incoming,
     outgoing,
-    upstream: services.upstream,
-    method: c.req.method,
-    path: `/api/v4/jobs/${jobIdOf(c)}${suffix}${new URL(c.req.url).search}`,
-    headers: headersUp(incoming.headers, token),
-    answerTimeoutMs: services.timings.forwardTimeoutMs,
+    path: upstreamPath(route, jobIdOf(c)) + (readQuery(route.name, searchOf(c))?.search ?? ''),
+    headers: headersUp(route.name, incoming.headers, token),
     ...options,
-    onAnswer: async (answer) => {
+    async onAnswer(answer) {
       const jobStatus = readJobStatus(answer.headers[HEADERS.jobStatus]);
       lease.noteStatus(jobStatus);
       await options.onAnswer?.(answer);
       if (isJobOver(jobStatus)) await lease.over(jobStatus);
     },
-  });
-  const call = { route, jobId: lease.facts.id, durationMs: services.monotonic() - startedAt };
-  switch (result.kind) {
-    case 'answered':
-      services.forwarded({ ...call, ...result });
-      return RESPONSE_ALREADY_SENT;
-    case 'guest-gone':
-      services.forwarded({ ...call, status: 0, bytesUp: 0, bytesDown: 0, requestId: undefined });
-      return RESPONSE_ALREADY_SENT;
-    case 'failed':
-      services.log.warn(`${route} of job ${lease.facts.id} did not get through to GitLab`, {
-        reason: services.describeFailure(result.error),
-      });
-      services.forwarded({ ...call, status: 502, bytesUp: 0, bytesDown: 0, requestId: undefined });
-      return result.headersSent ? RESPONSE_ALREADY_SENT : answers.badGateway();
-    default:
-      return result satisfies never;
-  }
+  };
+  await passOn(call, services);
+  return RESPONSE_ALREADY_SENT;
 }
 
-function leaseOf(c: Call, services: ProxyServices): Lease | undefined {
+function leaseOf(c: Call, services: Services): Lease | undefined {
   return services.leases.byVmToken(c.req.param('token') ?? '');
 }
 
+function readJson(c: Call, { limits }: Services): Promise<Buffer | 'too-large'> {
+  return readBody(c.env.incoming, limits.jsonBytes, limits.jsonMs);
+}
+
 /** The token's lease, where the path names its own job. */
-function findLease(c: Call, services: ProxyServices): Lease | undefined {
+function findLease(c: Call, services: Services): Lease | undefined {
   const lease = leaseOf(c, services);
   return lease?.facts.id === jobIdOf(c) ? lease : undefined;
 }
 
-function maySpeak(c: Call, lease: Lease, bodyToken?: unknown): boolean {
-  const token = jobTokenOf({ ...placesOf(c), bodyToken }, lease.vmToken);
+function maySpeak(c: Call, lease: Lease, route: RouteName, bodyToken?: unknown): boolean {
+  const places = placesOf(c, route, bodyToken);
+  const token = places && jobTokenOf(places, lease.vmToken);
   return token !== undefined && sameToken(token, lease.facts.token);
 }
 
-function placesOf(c: Call): {
-  headers: HttpBindings['incoming']['headers'];
-  query: URLSearchParams;
-} {
-  return { headers: c.env.incoming.headers, query: new URL(c.req.url).searchParams };
+/** Undefined where query or body are such as no runner sends there. */
+function placesOf(c: Call, route: RouteName, bodyToken?: unknown): TokenPlaces | undefined {
+  const { headers } = c.env.incoming;
+  const query = readQuery(route, searchOf(c));
+  if (query === undefined || !takesBody(route, headers)) return undefined;
+  return { headers, queryToken: query.token, bodyToken };
+}
+
+/** As it came. */
+function searchOf(c: Call): string {
+  const url = c.env.incoming.url ?? '';
+  const at = url.indexOf('?');
+  return at === -1 ? '' : url.slice(at);
 }
 
 function jobIdOf(c: Call): number {
@@ -223,14 +237,6 @@ function jobIdOf(c: Call): number {
 
 function readJobStatus(value: string | string[] | undefined): JobStatus | undefined {
   return JOB_STATUS.find((status) => status === value);
-}
-
-function parseJson(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString('utf8'));
-  } catch {
-    return undefined;
-  }
 }
 
 function readKey(value: unknown, key: string): unknown {

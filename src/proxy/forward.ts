@@ -1,123 +1,142 @@
-/** Passing one call on to GitLab: Node streams piped both ways, nothing buffered. */
+/** The streaming core: one request to GitLab, and its answer on to the guest. It decides nothing. */
 
-import { once } from 'node:events';
-import type {
-  ClientRequest,
-  IncomingMessage,
-  OutgoingHttpHeaders,
-  ServerResponse,
-} from 'node:http';
-import { pipeline } from 'node:stream/promises';
-import type { Upstream } from '../upstream/index.ts';
-import { headersDown } from './headers.ts';
+import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
+import { ForrestGitlabError } from '../errors.ts';
 
-export interface Forward {
-  readonly incoming: IncomingMessage;
-  readonly outgoing: ServerResponse;
-  readonly upstream: Upstream;
-  readonly method: string;
-  /** Path and query below GitLab's address, made of checked parts. */
-  readonly path: string;
-  readonly headers: OutgoingHttpHeaders;
-  /** The body where it has been read already; else the guest's is streamed. */
-  readonly body?: Buffer;
-  readonly answerTimeoutMs: number;
-  /** GitLab's answer, before the guest gets any of it. */
-  onAnswer?(answer: IncomingMessage): Promise<void>;
-}
+/** GitLab's answer, of which only the head has come, or why there is none. */
+export type Reply =
+  | { readonly answer: IncomingMessage; readonly error?: undefined }
+  | { readonly answer?: undefined; readonly error: unknown };
 
-export type Forwarded =
-  | {
-      readonly kind: 'answered';
-      readonly status: number;
-      readonly bytesUp: number;
-      readonly bytesDown: number;
-      readonly requestId: string | undefined;
+/** GitLab's answers to small calls and uploads are a few bytes; of an error page no runner needs more. */
+const MAX_COLLECTED_BYTES = 64 * 1024;
+
+/** One request, used once. Memory does not depend on the size of a body in either direction. */
+export class Exchange {
+  readonly #request: ClientRequest;
+  readonly #incoming: IncomingMessage;
+  readonly #outgoing: ServerResponse;
+  #answer: IncomingMessage | undefined;
+  #stopReading: (() => void) | undefined;
+  bytesUp = 0;
+  bytesDown = 0;
+  /** Some of the guest's body has been read from it: it cannot be sent a second time. */
+  hasReadBody = false;
+
+  constructor(request: ClientRequest, incoming: IncomingMessage, outgoing: ServerResponse) {
+    this.#request = request;
+    this.#incoming = incoming;
+    this.#outgoing = outgoing;
+  }
+
+  /**
+   * Sends the body that was read before, or streams the guest's. Resolves with the head of the answer,
+   * which may come while the guest still sends. Never rejects.
+   */
+  send(body: Buffer | 'streamed', stallMs: number): Promise<Reply> {
+    const request = this.#request;
+    const replied = new Promise<Reply>((resolve) => {
+      request.once('response', (answer: IncomingMessage) => {
+        this.#answer = answer;
+        resolve({ answer });
+      });
+      // Also for those that come after the answer, which end the answer's body too.
+      request.on('error', (error) => resolve({ error }));
+      request.once('close', () => resolve({ error: new Error('closed without an answer') }));
+    });
+    request.on('timeout', () => this.#onIdle(stallMs));
+    request.setTimeout(stallMs);
+    if (body === 'streamed') this.#stream();
+    else {
+      this.bytesUp = body.length;
+      request.end(body);
     }
-  /** The guest went away; what was under way to GitLab was cut off too. */
-  | { readonly kind: 'guest-gone' }
-  /** GitLab could not be reached, or broke off. `headersSent`: the guest's connection was cut. */
-  | { readonly kind: 'failed'; readonly error: unknown; readonly headersSent: boolean };
+    return replied;
+  }
 
-/** Never rejects. An early answer is passed on while the guest still sends. */
-export async function forward(call: Forward): Promise<Forwarded> {
-  const { incoming, outgoing } = call;
-  const request = call.upstream.request({
-    method: call.method,
-    path: call.path,
-    headers: call.headers,
-    answerTimeoutMs: call.answerTimeoutMs,
-  });
-  let guestGone = false;
-  const onGuestClose = (): void => {
-    if (outgoing.writableFinished) return;
-    guestGone = true;
-    request.destroy();
-  };
-  outgoing.once('close', onGuestClose);
-  try {
-    const answered = once(request, 'response') as Promise<[IncomingMessage]>;
-    const count = send(call, request);
-    const [answer] = await answered;
-    // Sending may still fail after an early answer; what counts then is the answer.
-    request.on('error', () => undefined);
-    await call.onAnswer?.(answer);
-    const early = call.body === undefined && !incoming.complete;
-    outgoing.writeHead(answer.statusCode ?? 502, {
-      ...headersDown(answer.headers),
-      ...(early ? { connection: 'close' } : {}),
+  /** Streams the answer's body on; the head has been written. Resolves when the guest has it, or never will. */
+  relay(answer: IncomingMessage): Promise<void> {
+    const outgoing = this.#outgoing;
+    return new Promise((resolve) => {
+      answer.on('data', (chunk: Buffer) => {
+        this.bytesDown += chunk.length;
+        if (!outgoing.write(chunk)) answer.pause();
+      });
+      outgoing.on('drain', () => answer.resume());
+      answer.once('end', () => outgoing.end());
+      // A cut connection is the only honest end of a body that GitLab did not finish.
+      answer.once('close', () => {
+        if (!answer.complete) outgoing.destroy();
+      });
+      outgoing.once('close', resolve);
+      if (answer.destroyed) outgoing.destroy();
+      if (outgoing.destroyed) resolve();
     });
-    answer.on('data', (chunk: Buffer) => {
-      count.down += chunk.length;
+  }
+
+  /** A small answer's body whole; where GitLab cut it off, what came of it: its status counts all the same. */
+  collect(answer: IncomingMessage): Promise<{ readonly body: Buffer; readonly isWhole: boolean }> {
+    return new Promise((resolve) => {
+      const chunks: Buffer[] = [];
+      let size = 0;
+      answer.on('data', (chunk: Buffer) => {
+        this.bytesDown += chunk.length;
+        size += chunk.length;
+        if (size <= MAX_COLLECTED_BYTES) chunks.push(chunk);
+        else answer.destroy();
+      });
+      answer.once('end', () => resolve({ body: Buffer.concat(chunks), isWhole: true }));
+      answer.once('close', () => resolve({ body: Buffer.concat(chunks), isWhole: false }));
+      if (answer.destroyed) resolve({ body: Buffer.alloc(0), isWhole: false });
     });
-    await pipeline(answer, outgoing);
-    if (early) discardRest(incoming, request);
-    return {
-      kind: 'answered',
-      status: answer.statusCode ?? 502,
-      bytesUp: count.up,
-      bytesDown: count.down,
-      requestId: answer.headers['x-request-id'] as string | undefined,
+  }
+
+  /** Takes no more of the guest's body; what is under way to GitLab is cut off. */
+  abort(): void {
+    this.#stopReading?.();
+    this.#request.destroy();
+  }
+
+  /** Not a `pipe`: one listener per direction, and the guest's side stays open when GitLab's breaks. */
+  #stream(): void {
+    const request = this.#request;
+    const incoming = this.#incoming;
+    const onData = (chunk: Buffer): void => {
+      this.bytesUp += chunk.length;
+      if (!request.write(chunk)) incoming.pause();
     };
-  } catch (error) {
-    request.on('error', () => undefined).destroy();
-    if (guestGone) return { kind: 'guest-gone' };
-    const { headersSent } = outgoing;
-    // A cut connection is the only honest end of a body that GitLab did not finish.
-    if (headersSent) outgoing.destroy();
-    return { kind: 'failed', error, headersSent };
-  } finally {
-    outgoing.off('close', onGuestClose);
+    const onEnd = (): void => void request.end();
+    const onDrain = (): void => void incoming.resume();
+    // Only once there is a connection: until then the call can be made again.
+    const begin = (): void => {
+      if (request.destroyed) return;
+      this.hasReadBody = true;
+      request.on('drain', onDrain);
+      incoming.on('data', onData);
+      incoming.once('end', onEnd);
+      this.#stopReading = () => {
+        request.off('drain', onDrain);
+        incoming.off('data', onData);
+        incoming.off('end', onEnd);
+        incoming.pause();
+      };
+    };
+    request.once('socket', (socket) => {
+      if (!socket.connecting) begin();
+      else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', begin);
+    });
+    request.flushHeaders();
   }
-}
 
-/** Not a `pipeline`: it would close the guest's side with GitLab's, and its answer must still go out there. */
-function send(call: Forward, request: ClientRequest): { up: number; down: number } {
-  const count = { up: 0, down: 0 };
-  if (call.body !== undefined) {
-    count.up = call.body.length;
-    request.end(call.body);
-    return count;
+  /** Nothing moves on GitLab's side. Where that is the guest's doing, it is not GitLab's fault. */
+  #onIdle(stallMs: number): void {
+    const answer = this.#answer;
+    const isGitlabs =
+      answer === undefined
+        ? this.#request.writableNeedDrain
+        : !answer.complete && !this.#outgoing.writableNeedDrain;
+    if (!isGitlabs) return;
+    const message = `GitLab took and sent nothing for ${stallMs / 1000} s`;
+    this.#request.destroy(new ForrestGitlabError('upstream_timeout', message));
   }
-  call.incoming.on('data', (chunk: Buffer) => {
-    count.up += chunk.length;
-  });
-  call.incoming.pipe(request);
-  return count;
-}
-
-/** How much longer a guest may go on sending what nobody wants any more. */
-const DISCARD_MS = 500;
-
-/**
- * GitLab answered before the body's end. Closing at once could cost the guest that answer, so what
- * it still sends is thrown away for a moment; then the connection goes.
- */
-function discardRest(incoming: IncomingMessage, request: ClientRequest): void {
-  incoming.unpipe(request);
-  request.destroy();
-  if (incoming.complete) return;
-  incoming.resume();
-  const limit = setTimeout(() => incoming.destroy(), DISCARD_MS);
-  incoming.once('close', () => clearTimeout(limit));
 }

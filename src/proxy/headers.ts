@@ -1,57 +1,104 @@
-/** Which headers pass, in each direction: allowlists, since the protocol is known. */
+/** Which headers pass, per route and direction: allowlists, since the protocol is known. */
 
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
+import type { RouteName } from './routes.ts';
+
+interface Passing {
+  /** What its body is; GitLab would read fields, and tokens, out of a body of another type. */
+  readonly body: keyof typeof TYPES | 'none' | 'any';
+  readonly up: readonly string[];
+  readonly down: readonly string[];
+}
+
+const TYPES = {
+  json: { expected: /^application\/json(?: *; *charset=utf-8)?$/i, assumed: 'application/json' },
+  text: { expected: /^text\/plain(?: *; *charset=[a-z0-9-]+)?$/i, assumed: 'text/plain' },
+  multipart: {
+    expected: /^multipart\/form-data *; *boundary=(?:[\w'()+,./:=?-]{1,200}|"[^"\\]{1,200}")$/i,
+    assumed: undefined,
+  },
+} as const;
 
 /** From the guest to GitLab. No token but the job's, and that only after it was checked. */
-const UP = [
-  'accept',
-  'accept-encoding',
-  'content-encoding',
-  'content-length',
-  'content-type',
-  'if-none-match',
-  'user-agent',
-  HEADERS.contentRange,
-  HEADERS.range,
-  HEADERS.requestId,
-] as const;
+const UP = ['accept', 'accept-encoding', 'user-agent', HEADERS.requestId];
 
-/** From GitLab to the guest: what runners read, and what describes the body. */
+/** From GitLab to the guest. */
 const DOWN = [
-  'accept-ranges',
-  'cache-control',
-  'content-disposition',
   'content-encoding',
   'content-length',
-  HEADERS.contentRange,
   'content-type',
   'date',
-  'etag',
   HEADERS.jobStatus,
-  'last-modified',
-  'location',
-  HEADERS.range,
   'ratelimit-limit',
   'ratelimit-observed',
   'ratelimit-remaining',
   'ratelimit-reset',
   'ratelimit-resettime',
-  HEADERS.retryAfter,
-  'x-gitlab-last-update',
-  HEADERS.traceUpdateInterval,
   HEADERS.requestId,
+  HEADERS.retryAfter,
   'x-runtime',
-] as const;
+];
 
-/** What GitLab is sent. `content-length` and chunking stay as they came. */
-export function headersUp(incoming: IncomingHttpHeaders, jobToken: string): OutgoingHttpHeaders {
-  return { ...pick(incoming, UP), [HEADERS.jobToken]: jobToken };
+const ANSWERED_HERE: Passing = { body: 'any', up: [], down: [] };
+
+const PASSING: Readonly<Record<RouteName, Passing>> = {
+  'jobs-request': ANSWERED_HERE,
+  'runners-verify': ANSWERED_HERE,
+  update: { body: 'json', up: ['content-length'], down: [HEADERS.traceUpdateInterval] },
+  trace: {
+    body: 'text',
+    up: ['content-length', HEADERS.contentRange],
+    down: [HEADERS.range, HEADERS.traceUpdateInterval],
+  },
+  'artifacts-upload': { body: 'multipart', up: ['content-length'], down: ['location'] },
+  'artifacts-download': {
+    body: 'none',
+    up: ['if-none-match', HEADERS.range],
+    down: [
+      'accept-ranges',
+      'cache-control',
+      'content-disposition',
+      HEADERS.contentRange,
+      'etag',
+      'last-modified',
+      'location',
+    ],
+  },
+  'runtime-environment-key': { body: 'none', up: [], down: [] },
+};
+
+/** Whether the body is what that route takes, as its headers tell it. */
+export function takesBody(route: RouteName, headers: IncomingHttpHeaders): boolean {
+  const { body } = PASSING[route];
+  if (body === 'any') return true;
+  if (body === 'none') return !hasBody(headers);
+  const type = headers['content-type'];
+  const { expected, assumed } = TYPES[body];
+  return type === undefined ? assumed !== undefined : expected.test(type);
 }
 
-/** What the guest is answered. */
-export function headersDown(incoming: IncomingHttpHeaders): OutgoingHttpHeaders {
-  return pick(incoming, DOWN);
+export function hasBody(headers: IncomingHttpHeaders): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
+
+/** What GitLab is sent. `content-length` and chunking stay as they came. */
+export function headersUp(
+  route: RouteName,
+  incoming: IncomingHttpHeaders,
+  jobToken: string,
+): OutgoingHttpHeaders {
+  const { body, up } = PASSING[route];
+  const type =
+    body === 'none' || body === 'any'
+      ? undefined
+      : (incoming['content-type'] ?? TYPES[body].assumed);
+  return {
+    ...pick(incoming, UP),
+    ...pick(incoming, up),
+    ...(type === undefined ? {} : { 'content-type': type }),
+    [HEADERS.jobToken]: jobToken,
+  };
 }
 
 function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingHttpHeaders {
@@ -61,4 +108,31 @@ function pick(headers: IncomingHttpHeaders, names: readonly string[]): OutgoingH
     if (value !== undefined) picked[name] = value;
   }
   return picked;
+}
+
+const DOWN_NAMES = new Map<RouteName, ReadonlySet<string>>(
+  Object.entries(PASSING).map(([route, { down }]) => [
+    route as RouteName,
+    new Set([...DOWN, ...down]),
+  ]),
+);
+
+/** What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. */
+export function rawHeadersDown(route: RouteName, raw: readonly string[]): string[] {
+  const passed: string[] = [];
+  for (let at = 0; at + 1 < raw.length; at += 2) {
+    const name = raw[at] as string;
+    if (DOWN_NAMES.get(route)?.has(name.toLowerCase())) passed.push(name, raw[at + 1] as string);
+  }
+  return passed;
+}
+
+/** For a body that was cut off, and is passed on as far as it came. */
+export function withLength(headers: readonly string[], length: number): string[] {
+  const kept: string[] = [];
+  for (let at = 0; at + 1 < headers.length; at += 2) {
+    const name = headers[at] as string;
+    if (name.toLowerCase() !== 'content-length') kept.push(name, headers[at + 1] as string);
+  }
+  return [...kept, 'Content-Length', String(length)];
 }

@@ -1,52 +1,63 @@
-/** The proxy's HTTP server on a socket that the host owns. */
+/** The proxy's HTTP server on a socket that the host owns: who may not come in is turned away here. */
 
-import type { Server } from 'node:http';
+import http, { type RequestListener, type Server } from 'node:http';
 import { createAdaptorServer } from '@hono/node-server';
 import type { ListenTarget } from '../contract/index.ts';
 import { createProxyApp } from './app.ts';
+import { type Admission, createDoor } from './door.ts';
+import { Guests } from './guests.ts';
+import { DEFAULT_LIMITS, effectiveLimits } from './limits.ts';
 import type { ProxyServices } from './services.ts';
-
-/** A guest's connection may idle as long as the official runner keeps it: 90 s, and a little more. */
-const KEEP_ALIVE_MS = 95_000;
-
-/** Time for a request's headers; bodies may take as long as they move. */
-const HEADERS_TIMEOUT_MS = 30_000;
-
-/** The largest headers that a runner sends have a few hundred bytes. */
-const MAX_HEADER_BYTES = 16 * 1024;
 
 export interface ProxyServer {
   /** Begins to answer; connections that already wait come first. */
   accept(target: ListenTarget): void;
+  /** That VM token opens nothing any more: what is under way for it ends, held calls included. */
+  end(vmToken: string): void;
   /** Closes every connection without an answer: a 403 now would end a job that lives on. */
   close(): Promise<void>;
 }
 
 export function createProxyServer(services: ProxyServices): ProxyServer {
-  const app = createProxyApp(services);
+  const limits = effectiveLimits({ ...DEFAULT_LIMITS, ...services.limits });
+  const guests = new Guests(limits, () => services.monotonic());
+  const door: Admission = { guests, limits, leases: services.leases };
   const server = createAdaptorServer({
-    fetch: app.fetch,
+    fetch: createProxyApp(services, limits).fetch,
     // We are a guest in the host's process: its Request and Response stay its own.
     overrideGlobalObjects: false,
+    createServer: (options: http.ServerOptions, listener: RequestListener) =>
+      createDoor(http.createServer(options), listener, door),
     serverOptions: {
+      // Bodies may take as long as they move: see `Guests.sweep`.
       requestTimeout: 0,
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: limits.headersMs,
+      connectionsCheckingInterval: limits.checkEveryMs,
+      keepAliveTimeout: limits.keepAliveMs,
+      maxHeaderSize: limits.headerBytes,
+      insecureHTTPParser: false,
+      requireHostHeader: true,
+      rejectNonStandardBodyWrites: true,
     },
-  }) as Server;
+  } as Parameters<typeof createAdaptorServer>[0]) as Server;
   let listening: ListenTarget | null = null;
+  let sweeping: NodeJS.Timeout | undefined;
   return {
     accept(target) {
       listening = target;
       // The host listens, not this server; Node starts its connection list and its time-outs by this.
       server.emit('listening');
+      sweeping = setInterval(() => guests.sweep(), limits.checkEveryMs).unref();
       target.accept((socket) => {
+        guests.admit(socket);
+        if (socket.destroyed) return;
         server.emit('connection', socket);
         socket.resume();
       });
     },
+    end: (vmToken) => guests.end(vmToken),
     async close() {
+      clearInterval(sweeping);
       await listening?.close();
       server.closeAllConnections();
       server.close();

@@ -4,7 +4,10 @@ import type { Timings } from '../config/index.ts';
 import type { Logger } from '../contract/index.ts';
 import type { Features } from '../gitlab/index.ts';
 import type { Leases } from '../leases/index.ts';
-import type { Upstream } from '../upstream/index.ts';
+import type { Clock } from '../lib/clock.ts';
+import type { GitlabHealth, Upstream } from '../upstream/index.ts';
+import type { Held } from './held.ts';
+import type { Limits } from './limits.ts';
 
 /** One call that went to GitLab, for log and metrics. Holds no token. */
 export interface ForwardedCall {
@@ -14,7 +17,14 @@ export interface ForwardedCall {
   readonly status: number;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** From its headers to the end of its answer. */
   readonly durationMs: number;
+  /** Of that: waiting for a GitLab that was out. */
+  readonly heldMs: number;
+  /** From the last try to GitLab's first byte; null where none came. */
+  readonly firstByteMs: number | null;
+  /** How often it was sent again from here. */
+  readonly repeats: number;
   readonly requestId: string | undefined;
 }
 
@@ -22,7 +32,15 @@ export interface ProxyServices {
   readonly leases: Pick<Leases, 'byVmToken' | 'learnFeatures'>;
   readonly upstream: Upstream;
   readonly timings: Timings;
+  /** In place of the defaults; for tests. */
+  readonly limits?: Partial<Limits> | undefined;
   readonly log: Logger;
+  readonly clock: Clock;
+  readonly health: Pick<
+    GitlabHealth,
+    'isOpen' | 'outSince' | 'outages' | 'answered' | 'suspect' | 'enter'
+  >;
+  readonly held: Held;
   /** Monotonic milliseconds. */
   monotonic(): number;
   /** Of what a guest sent as its features, the part that we understand. */

@@ -1,44 +1,50 @@
-/** Finding the job token wherever a runner of any version puts it. */
+/** Finding the token of a call wherever a runner of any version puts it. */
 
 import type { IncomingHttpHeaders } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
 import { sameToken } from '../leases/index.ts';
 
-/** What a call carries besides its path. */
+/** What a call carries besides its path. No header stands twice: `readHead` has seen to that. */
 export interface TokenPlaces {
   readonly headers: IncomingHttpHeaders;
-  readonly query: URLSearchParams;
+  /** The query's `token`. */
+  readonly queryToken: string | undefined;
   /** The JSON body's `token`, where the route has one. */
   readonly bodyToken?: unknown;
 }
 
-/** Query names that GitLab would read a token from. */
-const QUERY_TOKENS = ['token', 'job_token', 'private_token', 'access_token', 'token[]'] as const;
+/** No runner sends the last; GitLab would read a token from it. */
+const TOKEN_HEADERS = [
+  HEADERS.jobToken,
+  HEADERS.privateToken,
+  HEADERS.runnerToken,
+  'authorization',
+] as const;
 
 /**
  * The one job token of a call, or undefined where there is none or where two disagree: GitLab might
  * then believe the one that we did not check. `RUNNER-TOKEN` may also hold the machine's own token.
  */
 export function jobTokenOf(places: TokenPlaces, vmToken: string): string | undefined {
-  const found: string[] = [];
-  for (const name of [
-    HEADERS.jobToken,
-    HEADERS.privateToken,
-    HEADERS.runnerToken,
-    'authorization',
-  ]) {
-    const value = places.headers[name];
-    if (value === undefined) continue;
-    if (typeof value !== 'string') return undefined;
-    if (name === HEADERS.runnerToken && sameToken(value, vmToken)) continue;
-    found.push(value);
-  }
-  for (const name of QUERY_TOKENS) found.push(...places.query.getAll(name));
-  if (places.bodyToken !== undefined) {
-    if (typeof places.bodyToken !== 'string') return undefined;
-    found.push(places.bodyToken);
-  }
-  const [first, ...others] = found;
-  if (first === undefined || !others.every((token) => sameToken(token, first))) return undefined;
-  return first;
+  const runnerToken = places.headers[HEADERS.runnerToken];
+  const isMachines = typeof runnerToken === 'string' && sameToken(runnerToken, vmToken);
+  const found = tokensOf(places, isMachines ? HEADERS.runnerToken : undefined);
+  const [first, ...others] = found ?? [];
+  if (first === undefined) return undefined;
+  return others.every((token) => sameToken(token, first)) ? first : undefined;
+}
+
+/** Whether every token of a call that asks for a job is the machine's own; the path has one already. */
+export function namesOnly(vmToken: string, places: TokenPlaces): boolean {
+  return tokensOf(places)?.every((token) => sameToken(token, vmToken)) ?? false;
+}
+
+/** All of them; undefined where one is not even a string. */
+function tokensOf(places: TokenPlaces, without?: string): string[] | undefined {
+  const found: unknown[] = TOKEN_HEADERS.filter((name) => name !== without).map(
+    (name) => places.headers[name],
+  );
+  found.push(places.queryToken, places.bodyToken);
+  const named = found.filter((token) => token !== undefined);
+  return named.every((token) => typeof token === 'string') ? named : undefined;
 }

@@ -6,6 +6,8 @@ import { Readable } from 'node:stream';
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
 import { ForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
+import { describeError } from '../lib/errors.ts';
+import { type GitlabHealth, outageOf } from './health.ts';
 import { type Upstream, upstreamError } from './upstream.ts';
 
 export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
@@ -15,9 +17,15 @@ const BODILESS = new Set([204, 205, 304]);
 
 /**
  * Rejects with the upstream's coded errors, or with the signal's reason. Redirects are not followed;
- * nothing is decompressed, so none is asked for. Refuses addresses outside of the upstream's.
+ * nothing is decompressed, so none is asked for. Refuses addresses outside of the upstream's. Tells
+ * `health` what it met.
  */
-export function createFetch(upstream: Upstream, clock: Clock, answerTimeoutMs: number): Fetch {
+export function createFetch(
+  upstream: Upstream,
+  clock: Clock,
+  answerTimeoutMs: number,
+  health?: Pick<GitlabHealth, 'answered' | 'suspect'>,
+): Fetch {
   return async (input, init) => {
     const request = new Request(input, init);
     if (!request.url.startsWith(`${upstream.url}/`)) {
@@ -47,9 +55,15 @@ export function createFetch(upstream: Upstream, clock: Clock, answerTimeoutMs: n
         incoming.destroy(new ForrestGitlabError('upstream_timeout', message));
       });
       incoming.once('close', () => limit.cancel());
+      const outage = outageOf(incoming.statusCode ?? 502, incoming.headers['content-type']);
+      if (outage === null) health?.answered();
+      else health?.suspect(outage);
       return toResponse(incoming);
     } catch (error) {
-      throw request.signal.aborted ? request.signal.reason : upstreamError(error, upstream.url);
+      if (request.signal.aborted) throw request.signal.reason;
+      const failure = upstreamError(error, upstream.url);
+      health?.suspect(describeError(failure));
+      throw failure;
     }
   };
 }

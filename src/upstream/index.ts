@@ -2,5 +2,7 @@
 
 export type { Fetch } from './fetch.ts';
 export { createFetch } from './fetch.ts';
+export { GitlabHealth, type Probed } from './health.ts';
+export { probeGitlab } from './probe.ts';
 export type { Upstream, UpstreamOptions, UpstreamRequest } from './upstream.ts';
 export { createUpstream, upstreamError } from './upstream.ts';

@@ -86,6 +86,26 @@ describe('the way to GitLab', () => {
     assert.equal(connections, 1);
   });
 
+  it('uses a new connection where it is told to', async (t) => {
+    let connections = 0;
+    const { url, server } = await startServer(t, (_request, response) => void response.end('ok'));
+    server.on('connection', () => connections++);
+    const upstream = upstreamTo(t, url);
+    for (let call = 0; call < 3; call++) {
+      const request = upstream.request({
+        method: 'GET',
+        path: '/',
+        headers: {},
+        answerTimeoutMs: 5000,
+        fresh: call > 0,
+      });
+      request.end();
+      const [answer] = (await once(request, 'response')) as [http.IncomingMessage];
+      await bodyOf(answer);
+    }
+    assert.equal(connections, 3);
+  });
+
   it('sends a body with its length, and returns status, headers and body as they are', async (t) => {
     const { url } = await startServer(t, async (request, response) => {
       const body = await bodyOf(request);

@@ -25,6 +25,8 @@ export interface UpstreamRequest {
   readonly headers: http.OutgoingHttpHeaders;
   /** How long GitLab may take to begin its answer, from the last byte of the request on. */
   readonly answerTimeoutMs: number;
+  /** Over a new connection: one that was kept may be dead and not know it. */
+  readonly fresh?: boolean;
 }
 
 /** A connection pool to one GitLab. */
@@ -59,16 +61,19 @@ export function createUpstream(options: UpstreamOptions): Upstream {
   const prefix = base.pathname.replace(/\/+$/, '');
   const url = base.origin + prefix;
   const agentOptions = {
-    keepAlive: true,
     maxFreeSockets: MAX_IDLE_CONNECTIONS,
     proxyEnv: withLoopbackExempt(options.proxyEnv),
   };
-  const agent = secure
-    ? new https.Agent({
-        ...agentOptions,
-        ...(options.ca === undefined ? {} : { ca: trusted(options.ca) }),
-      })
-    : new http.Agent(agentOptions);
+  const createAgent = (keepAlive: boolean): http.Agent =>
+    secure
+      ? new https.Agent({
+          ...agentOptions,
+          keepAlive,
+          ...(options.ca === undefined ? {} : { ca: trusted(options.ca) }),
+        })
+      : new http.Agent({ ...agentOptions, keepAlive });
+  const agent = createAgent(true);
+  const freshAgent = createAgent(false);
 
   return {
     url,
@@ -80,12 +85,15 @@ export function createUpstream(options: UpstreamOptions): Upstream {
         method: request.method,
         path: prefix + request.path,
         headers: request.headers,
-        agent,
+        agent: request.fresh === true ? freshAgent : agent,
       });
       limitWaits(outgoing, request, url, options);
       return outgoing;
     },
-    close: () => agent.destroy(),
+    close() {
+      agent.destroy();
+      freshAgent.destroy();
+    },
   };
 }
 

@@ -4,6 +4,7 @@ import { type BenchTable, runBench } from './run-bench.ts';
 
 const BENCHES: BenchTable = {
   boot: () => import('./boot.ts'),
+  flood: () => import('./flood.ts'),
   pool: () => import('./pool.ts'),
   proxy: () => import('./proxy/index.ts'),
   recovery: () => import('./recovery.ts'),

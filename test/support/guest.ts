@@ -1,10 +1,13 @@
 /** What the runner in a machine says, spoken by a test. */
 
+import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
+import http, { type IncomingMessage } from 'node:http';
 import path from 'node:path';
 import { crc32 } from 'node:zlib';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import type { MachineRow } from '../../fixtures/host/src/index.ts';
+import { bodyOf } from './http-server.ts';
 
 export interface GuestAnswer {
   readonly status: number;
@@ -78,17 +81,12 @@ export function speakFor(machine: GuestMachine, job: SimJob): Guest {
     runnerName: machine.runnerName,
     runDir: machine.runDir,
     async call(method, target, { headers = {}, json, body } = {}) {
-      const response = await fetch(`${url}/api/v4/${target}`, {
+      const init = {
         method,
         headers: json === undefined ? headers : { 'content-type': 'application/json', ...headers },
-        body: json === undefined ? (body ?? null) : JSON.stringify(json),
-        redirect: 'manual',
-      });
-      return {
-        status: response.status,
-        headers: response.headers,
-        body: Buffer.from(await response.arrayBuffer()),
       };
+      const content = json === undefined ? (body ?? null) : JSON.stringify(json);
+      return send(new Request(`${url}/api/v4/${target}`, { ...init, body: content }));
     },
     request: () =>
       guest.call('POST', 'jobs/request', {
@@ -121,6 +119,29 @@ export function speakFor(machine: GuestMachine, job: SimJob): Guest {
     kill: () => machine.kill(),
   };
   return guest;
+}
+
+/** Each call over a connection of its own: those of an ended machine are closed. */
+async function send(request: Request): Promise<GuestAnswer> {
+  const body = Buffer.from(await request.arrayBuffer());
+  const outgoing = http.request(request.url, {
+    agent: false,
+    method: request.method,
+    headers: {
+      ...Object.fromEntries(request.headers),
+      ...(request.method === 'GET' ? {} : { 'content-length': body.length }),
+    },
+  });
+  const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;
+  outgoing.end(body);
+  const [incoming] = await answered;
+  // An answer that comes before the body's end may be followed by a reset.
+  outgoing.on('error', () => undefined);
+  const headers = new Headers();
+  for (let at = 0; at + 1 < incoming.rawHeaders.length; at += 2) {
+    headers.append(incoming.rawHeaders[at] ?? '', incoming.rawHeaders[at + 1] ?? '');
+  }
+  return { status: incoming.statusCode ?? 0, headers, body: await bodyOf(incoming) };
 }
 
 function outputOf(log: string): object {

@@ -27,6 +27,9 @@ import { eventually } from './deadline.ts';
 import { writePrivate } from './files.ts';
 import { createGuest, type Guest } from './guest.ts';
 
+/** Whatever runs its hooks at the end. */
+export type Cleanup = Pick<TestContext, 'after'>;
+
 export interface RigOptions {
   readonly simulator?: SimulatorOptions;
   readonly seams?: Seams;
@@ -89,7 +92,7 @@ const TIMINGS = {
 const SCRIPT =
   'while [ -e log.txt ] && [ ! -e poweroff ]; do sleep 0.02; done\nexit $(cat poweroff)\n';
 
-export async function createRig(t: TestContext, options: RigOptions = {}): Promise<Rig> {
+export async function createRig(t: Cleanup, options: RigOptions = {}): Promise<Rig> {
   const directory = await mkdtemp(path.join(tmpdir(), 'forrest-test-'));
   const gitlab = await startGitlabSimulator({ relativeUrl: '/gitlab', ...options.simulator });
   gitlab.createProject({ path: 'lab/demo', files: { 'README.md': 'demo\n' } });
@@ -153,7 +156,7 @@ export async function createRig(t: TestContext, options: RigOptions = {}): Promi
 }
 
 /** A rig whose host runs. */
-export async function startRig(t: TestContext, options: RigOptions = {}): Promise<Rig> {
+export async function startRig(t: Cleanup, options: RigOptions = {}): Promise<Rig> {
   const rig = await createRig(t, options);
   await rig.start();
   return rig;

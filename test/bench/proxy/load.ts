@@ -47,7 +47,7 @@ export async function upload(vm: Vm, bytes: number, signal?: AbortSignal): Promi
       vm,
       'POST',
       '/artifacts',
-      'Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n',
+      'Content-Type: multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked\r\n',
     ),
   );
   let sent = 0;

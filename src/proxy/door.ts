@@ -1,0 +1,80 @@
+/** What every request passes before the routes see it: form, VM token, limits of its machine. */
+
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import type { Leases } from '../leases/index.ts';
+import type { Guests } from './guests.ts';
+import { readHead } from './head.ts';
+import { hasBody } from './headers.ts';
+import type { Limits } from './limits.ts';
+import { type RefusedStatus, refusals } from './refusals.ts';
+
+export interface Admission {
+  readonly guests: Guests;
+  readonly limits: Limits;
+  readonly leases: Pick<Leases, 'byVmToken'>;
+}
+
+/** Whatever stands for the token: one that is none is answered as one that is nobody's. */
+const ASK = /^\/[^/?]*\/api\/v4\/jobs\/request(?:\?|$)/;
+
+/** Hears the server's requests in the listener's place, and passes on those that may come in. */
+export function createDoor(server: Server, listener: RequestListener, door: Admission): Server {
+  const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): boolean => {
+    const connection = door.guests.of(incoming.socket);
+    if (connection === undefined || !connection.begin(incoming, outgoing)) return false;
+    const refuse = (status: RefusedStatus): false => {
+      connection.refuse(refusals[status]);
+      return false;
+    };
+    const head = readHead(incoming, door.limits);
+    if (head.kind === 'refused') return refuse(head.status);
+    if (door.leases.byVmToken(head.vmToken) === undefined) {
+      // Never 403 on jobs/request: it puts the official runner to sleep for five minutes.
+      return refuse(incoming.method === 'POST' && ASK.test(incoming.url ?? '') ? 204 : 403);
+    }
+    const taken = door.guests.take(connection, head.vmToken);
+    if (taken === 'too-many-connections') return refuse(429);
+    if (taken === 'too-fast') {
+      delay(incoming, outgoing, door.limits, () => refuse(429));
+      return false;
+    }
+    return head.path === undefined ? refuse(404) : true;
+  };
+  server.on('request', (incoming, outgoing) => {
+    if (onRequest(incoming, outgoing)) listener(incoming, outgoing);
+  });
+  server.on('checkContinue', (incoming, outgoing) => {
+    if (!onRequest(incoming, outgoing)) return;
+    outgoing.writeContinue();
+    listener(incoming, outgoing);
+  });
+  server.on('checkExpectation', (incoming, outgoing) => {
+    const connection = door.guests.of(incoming.socket);
+    if (connection?.begin(incoming, outgoing)) connection.refuse(refusals[417]);
+  });
+  return server;
+}
+
+/** Answers 429 after a while. The connection is kept where that costs less than the next one would. */
+function delay(
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  limits: Limits,
+  refuse: () => void,
+): void {
+  const isSmall =
+    incoming.headers['transfer-encoding'] === undefined &&
+    Number(incoming.headers['content-length'] ?? 0) <= limits.jsonBytes;
+  if (isSmall) incoming.resume();
+  const waiting = setTimeout(() => {
+    if (hasBody(incoming.headers) && !incoming.complete) return refuse();
+    const { headers, body } = TOO_MANY;
+    outgoing.writeHead(429, headers).end(body);
+  }, limits.floodDelayMs);
+  outgoing.once('close', () => clearTimeout(waiting));
+}
+
+const TOO_MANY = {
+  headers: { 'content-type': 'application/json', 'retry-after': '1' },
+  body: '{"message":"429 Too Many Requests"}',
+} as const;

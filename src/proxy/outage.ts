@@ -1,0 +1,118 @@
+/** What counts as "GitLab is out" for one call, and the answers on which its runner waits (design §6). */
+
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
+import type { Handling } from './routes.ts';
+
+/** An answer that GitLab itself does not give to a call that is in order. */
+export function isOutAnswer(handling: Handling, answer: IncomingMessage): boolean {
+  const status = answer.statusCode ?? 502;
+  if (status === 408 || status === 429 || status >= 500) return true;
+  // A missing artifact is an answer. To what a job sends, GitLab never says 404: a box in between does.
+  if (handling === 'download') return false;
+  return status === 404 || (status === 403 && !isGitlabs(answer));
+}
+
+/** Whether it may be the same for everybody: worth a probe. Too many requests are one sender's affair. */
+export function isSuspicious(answer: IncomingMessage): boolean {
+  return answer.statusCode !== 408 && answer.statusCode !== 429;
+}
+
+function isGitlabs(answer: IncomingMessage): boolean {
+  return (
+    answer.headers[HEADERS.jobStatus] !== undefined ||
+    /^application\/json\b/i.test(answer.headers['content-type'] ?? '')
+  );
+}
+
+/** An answer of our own. */
+export interface OwnAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+/** Between the tries of a runner that waits with its final update. */
+const FINAL_INTERVAL_SECONDS = 10;
+
+/** As short as can be said: the waiting is done here, and old runners have few tries. */
+const RETRY_AFTER_SECONDS = 1;
+
+/** Where too much waits here already: then the runner is to wait. */
+const CROWDED_RETRY_AFTER_SECONDS = 10;
+
+/**
+ * What its runner waits on before it gives up waiting for an answer. On a 202 to its final update and
+ * on a 416 at the offset that it has, any runner waits without limit; else it tries again on 503.
+ */
+export function waitingAnswer(
+  handling: Handling,
+  headers: IncomingHttpHeaders,
+  isFinal: boolean,
+  isCrowded = false,
+): OwnAnswer {
+  if (isFinal) {
+    return plain(202, { 'X-GitLab-Trace-Update-Interval': String(FINAL_INTERVAL_SECONDS) });
+  }
+  const start = handling === 'trace' ? patchStart(headers) : undefined;
+  if (start !== undefined) {
+    return json(416, '416 Range Not Satisfiable', { Range: `0-${start}` });
+  }
+  return tryAgain(isCrowded ? CROWDED_RETRY_AFTER_SECONDS : RETRY_AFTER_SECONDS);
+}
+
+/** For an upload that broke off, once GitLab is back. */
+export function tryAgain(seconds: number = RETRY_AFTER_SECONDS): OwnAnswer {
+  return json(503, '503 Service Unavailable', { 'Retry-After': String(seconds) });
+}
+
+/**
+ * What GitLab answered to the first try, where its answer to a repeated one only says that the first was
+ * taken: 416 at the very end of a log's `PATCH`, 403 for a job that is what the final update made it.
+ */
+export function lostAnswer(
+  answer: IncomingMessage,
+  sent: IncomingHttpHeaders,
+  body: Buffer,
+  final: 'success' | 'failed' | undefined,
+): OwnAnswer | null {
+  const status = answer.headers[HEADERS.jobStatus]?.toString();
+  const jobStatus: Record<string, string> = status === undefined ? {} : { 'Job-Status': status };
+  if (answer.statusCode === 416) {
+    const start = patchStart(sent);
+    const size = parseRangeEnd(answer.headers[HEADERS.range]?.toString());
+    return start !== undefined && size === start + body.length
+      ? plain(202, { ...jobStatus, Range: `0-${size}` })
+      : null;
+  }
+  return answer.statusCode === 403 && final !== undefined && status === final
+    ? plain(200, jobStatus)
+    : null;
+}
+
+/** GitLab's own words for an update that it took. */
+export function plain(status: number, headers: Readonly<Record<string, string>> = {}): OwnAnswer {
+  return {
+    status,
+    headers: { 'Content-Type': 'application/json', ...headers },
+    body: String(status),
+  };
+}
+
+function json(
+  status: number,
+  message: string,
+  headers: Readonly<Record<string, string>>,
+): OwnAnswer {
+  return {
+    status,
+    headers: { 'Content-Type': 'application/json', ...headers },
+    body: JSON.stringify({ message }),
+  };
+}
+
+/** Where a `PATCH` says that its bytes begin; only that is what GitLab reads of it. */
+function patchStart(headers: IncomingHttpHeaders): number | undefined {
+  const match = /^(\d{1,15})-/.exec(String(headers[HEADERS.contentRange] ?? ''));
+  return match?.[1] === undefined ? undefined : Number(match[1]);
+}

@@ -1,0 +1,353 @@
+/**
+ * One checked call on its way to GitLab, through whatever outage comes (design §6).
+ *
+ * While GitLab is out, a call waits at the gate with its body unread. A call that fails is repeated from
+ * here where nothing of its body is lost by that; a broken upload is its runner's to repeat, and the
+ * runner is told so only once that has a chance. What one call alone fails with is waited for with a
+ * growing delay; it makes nobody else wait. Before the runner's own patience ends, it gets the answer
+ * on which it waits.
+ */
+
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { HEADERS } from '../gitlab/index.ts';
+import type { Lease } from '../leases/index.ts';
+import { sleep } from '../lib/clock.ts';
+import { readRetryAfter } from '../lib/retry-after.ts';
+import { readBody } from './body.ts';
+import { endEarly } from './early.ts';
+import { Exchange, type Reply } from './forward.ts';
+import { rawHeadersDown, withLength } from './headers.ts';
+import { MAX_REPEATED_BYTES } from './held.ts';
+import {
+  isOutAnswer,
+  isSuspicious,
+  lostAnswer,
+  type OwnAnswer,
+  plain,
+  tryAgain,
+  waitingAnswer,
+} from './outage.ts';
+import type { Route } from './routes.ts';
+import type { ForwardedCall, ProxyServices } from './services.ts';
+
+export interface CheckedCall {
+  readonly lease: Lease;
+  readonly route: Route;
+  readonly incoming: IncomingMessage;
+  readonly outgoing: ServerResponse;
+  /** Path and query below GitLab's address, made of checked parts. */
+  readonly path: string;
+  readonly headers: OutgoingHttpHeaders;
+  /** Where it has been read already. */
+  readonly body?: Buffer;
+  /** Set for a final update. */
+  readonly final?: FinalUpdate;
+  /** GitLab's answer, before the guest gets any of it. */
+  onAnswer(answer: Answered): Promise<void>;
+}
+
+export interface FinalUpdate {
+  readonly state: 'success' | 'failed';
+  /** Holds it durably, to be delivered by us; false where that cannot be, and its machine has to wait. */
+  takeOver(): Promise<boolean>;
+}
+
+/** As the guest is answered. */
+export interface Answered {
+  readonly statusCode?: number | undefined;
+  readonly headers: IncomingMessage['headers'];
+}
+
+/** A broken upload's runner has few tries: the time between them grows by this factor. */
+const UPLOAD_DELAY_FACTOR = 4;
+
+/** Broken uploads of each lease since its last whole one. */
+const brokenUploads = new WeakMap<Lease, number>();
+
+/** What a wait ended with. */
+type Waited = 'go' | 'too-long' | 'too-many';
+
+/** Resolves when the guest has its answer, or has gone. Rejects only where the proxy itself is broken. */
+export async function passOn(call: CheckedCall, services: ProxyServices): Promise<void> {
+  await new Passage(call, services).run();
+}
+
+class Passage {
+  readonly #call: CheckedCall;
+  readonly #services: ProxyServices;
+  readonly #startedAt: number;
+  #body: Buffer | 'streamed';
+  #exchange: Exchange | null = null;
+  #stopWaiting: (() => void) | null = null;
+  #guestGone = false;
+  /** Gives on the place in the row of those that an outage's end lets through. */
+  #leaveGate: (() => void) | undefined;
+  #keptBytes = 0;
+  #heldMs = 0;
+  #firstByteMs: number | null = null;
+  #tries = 0;
+  /** A try that failed may have reached GitLab all the same. */
+  #isUncertain = false;
+
+  constructor(call: CheckedCall, services: ProxyServices) {
+    this.#call = call;
+    this.#services = services;
+    this.#startedAt = services.monotonic();
+    this.#body = call.body ?? (call.route.handling === 'download' ? NOTHING : 'streamed');
+  }
+
+  async run(): Promise<void> {
+    const { outgoing, lease } = this.#call;
+    const onClose = (): void => {
+      this.#guestGone = true;
+      this.#exchange?.abort();
+      this.#stopWaiting?.();
+    };
+    outgoing.once('close', onClose);
+    try {
+      if (outgoing.destroyed) return;
+      await this.#tryUntilAnswered();
+    } finally {
+      outgoing.off('close', onClose);
+      this.#leaveGate?.();
+      if (this.#keptBytes > 0) this.#services.held.bytes.give(lease.runnerName, this.#keptBytes);
+    }
+  }
+
+  async #tryUntilAnswered(): Promise<void> {
+    const { health } = this.#services;
+    let failed: IncomingMessage | 'unreachable' | null = null;
+    for (;;) {
+      if (failed !== null || !health.isOpen) {
+        if (await this.#takeOver()) return;
+        const waited = await this.#wait(failed);
+        if (this.#guestGone) return this.#report(0);
+        if (waited !== 'go') return this.#answerWaiting(waited === 'too-many');
+      }
+      if (!(await this.#keepBody())) return this.#report(0);
+      const reply = await this.#try();
+      if (this.#guestGone) return this.#report(0);
+      if (reply.answer !== undefined && !isOutAnswer(this.#call.route.handling, reply.answer)) {
+        health.answered();
+        this.#leaveGate?.();
+        return this.#handDown(reply.answer);
+      }
+      failed = this.#noteFailure(reply);
+      if (this.#exchange?.hasReadBody) return this.#answerBroken(failed);
+    }
+  }
+
+  /** A trace of the usual size is read whole, so that it can be sent again. False: the guest has gone. */
+  async #keepBody(): Promise<boolean> {
+    const { route, incoming, lease } = this.#call;
+    if (route.handling !== 'trace' || this.#body !== 'streamed') return true;
+    const length = Number(incoming.headers['content-length'] ?? Number.NaN);
+    if (!(length <= MAX_REPEATED_BYTES)) return true;
+    if (!this.#services.held.bytes.take(lease.runnerName, length)) return true;
+    this.#keptBytes = length;
+    try {
+      const body = await readBody(incoming, MAX_REPEATED_BYTES);
+      if (body !== 'too-large') this.#body = body;
+      return true;
+    } catch (error) {
+      if (incoming.destroyed) return false;
+      throw error;
+    }
+  }
+
+  #try(): Promise<Reply> {
+    const call = this.#call;
+    const services = this.#services;
+    const { timings } = services;
+    const { handling } = call.route;
+    this.#tries += 1;
+    const request = services.upstream.request({
+      method: call.route.method,
+      path: call.path,
+      headers: call.headers,
+      fresh: this.#tries > 1,
+      answerTimeoutMs:
+        handling === 'upload'
+          ? timings.forwardTimeoutMs
+          : Math.min(
+              handling === 'download' ? timings.downloadTimeoutMs : timings.updateTimeoutMs,
+              Math.max(this.#patienceMs(), MIN_TRY_MS),
+            ),
+    });
+    const exchange = new Exchange(request, call.incoming, call.outgoing);
+    this.#exchange = exchange;
+    const sentAt = services.monotonic();
+    const reply = exchange.send(this.#body, timings.stallMs);
+    return reply.then((one) => {
+      if (one.answer !== undefined) this.#firstByteMs = services.monotonic() - sentAt;
+      return one;
+    });
+  }
+
+  #noteFailure(reply: Reply): IncomingMessage | 'unreachable' {
+    const { log, health, describeFailure } = this.#services;
+    const { route, lease } = this.#call;
+    this.#exchange?.abort();
+    this.#leaveGate?.();
+    this.#isUncertain = true;
+    const reason =
+      reply.answer === undefined
+        ? describeFailure(reply.error)
+        : `it answers ${reply.answer.statusCode}`;
+    if (reply.answer === undefined || isSuspicious(reply.answer)) health.suspect(reason);
+    log.warn(`${route.name} of job ${lease.facts.id} did not get through to GitLab`, { reason });
+    return reply.answer ?? 'unreachable';
+  }
+
+  /** GitLab has the whole log, and we the final update: its machine need not wait for an outage's end. */
+  async #takeOver(): Promise<boolean> {
+    const { final } = this.#call;
+    if (final === undefined || !(await final.takeOver())) return false;
+    this.#answer(plain(200));
+    return true;
+  }
+
+  /** Until GitLab answers again; after a failure of this call alone, with a delay of its own. */
+  async #wait(failed: IncomingMessage | 'unreachable' | null): Promise<Waited> {
+    const { held, clock, health } = this.#services;
+    const vm = this.#call.lease.runnerName;
+    const patienceMs = this.#patienceMs();
+    if (patienceMs <= 0) return 'too-long';
+    if (!held.calls.take(vm, 1)) return 'too-many';
+    const beganAt = this.#services.monotonic();
+    const stop = new AbortController();
+    this.#stopWaiting = () => stop.abort();
+    const limit = clock.after(patienceMs, () => stop.abort());
+    try {
+      const outages = health.outSince === null ? health.outages : -1;
+      if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
+      if (failed !== null && health.outages === outages && !stop.signal.aborted) {
+        this.#leaveGate?.();
+        await sleep(clock, this.#delayMs(failed), stop.signal);
+        if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
+      }
+      return stop.signal.aborted ? 'too-long' : 'go';
+    } finally {
+      limit.cancel();
+      this.#stopWaiting = null;
+      held.calls.give(vm, 1);
+      this.#heldMs += this.#services.monotonic() - beganAt;
+    }
+  }
+
+  /** What is left before the runner's own patience ends. */
+  #patienceMs(): number {
+    const { timings } = this.#services;
+    const passedMs = this.#services.monotonic() - this.#startedAt;
+    if (this.#exchange?.hasReadBody !== true) return timings.holdLimitMs - passedMs;
+    // A runner that still sends does not wait for an answer yet.
+    return Math.min(timings.uploadLimitMs - passedMs, timings.holdLimitMs);
+  }
+
+  #delayMs(failed: IncomingMessage | 'unreachable'): number {
+    const { timings } = this.#services;
+    const isBroken = this.#exchange?.hasReadBody === true;
+    const before = isBroken ? (brokenUploads.get(this.#call.lease) ?? 1) : this.#tries;
+    const factor = isBroken ? UPLOAD_DELAY_FACTOR : 2;
+    const cap = isBroken ? timings.holdLimitMs : timings.repeatCapMs;
+    const wanted =
+      failed === 'unreachable' ? undefined : readRetryAfter(failed.headers[HEADERS.retryAfter]);
+    return Math.max(
+      Math.min(timings.repeatMs * factor ** Math.min(before - 1, 20), cap),
+      Math.min(wanted ?? 0, timings.retryAfterCapMs),
+    );
+  }
+
+  async #handDown(answer: IncomingMessage): Promise<void> {
+    const { route, lease, incoming, outgoing, onAnswer } = this.#call;
+    const exchange = this.#exchange as Exchange;
+    // At once: a body that is cut off while we write the journal is noticed by nobody else.
+    const collected = route.handling === 'download' ? null : exchange.collect(answer);
+    const own =
+      this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
+    await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
+    if (route.handling === 'upload') brokenUploads.delete(lease);
+    if (own !== null) return this.#answer(own);
+    const isEarly = this.#body === 'streamed' && !incoming.complete;
+    const status = answer.statusCode ?? 502;
+    const headers = rawHeadersDown(route.name, answer.rawHeaders);
+    if (isEarly) headers.push('Connection', 'close');
+    if (collected === null) {
+      outgoing.writeHead(status, answer.statusMessage ?? '', headers);
+      await exchange.relay(answer);
+    } else {
+      const { body, isWhole } = await collected;
+      if (this.#guestGone) return this.#report(0);
+      const fitting = isWhole ? headers : withLength(headers, body.length);
+      outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
+      if (isEarly) exchange.abort();
+      if (isEarly) endEarly(incoming, outgoing, body, this.#services.clock);
+      else outgoing.end(body);
+    }
+    this.#report(status, answer.headers[HEADERS.requestId]?.toString());
+  }
+
+  #lostAnswer(answer: IncomingMessage, body: Buffer): OwnAnswer | null {
+    const { incoming, final } = this.#call;
+    return lostAnswer(answer, incoming.headers, body, final?.state);
+  }
+
+  #answerWaiting(isCrowded: boolean): void {
+    const { route, incoming, final } = this.#call;
+    this.#answer(waitingAnswer(route.handling, incoming.headers, final !== undefined, isCrowded));
+  }
+
+  /** The rest of its body cannot be had without the beginning: its runner has to send it again. */
+  async #answerBroken(failed: IncomingMessage | 'unreachable'): Promise<void> {
+    const { lease, route, incoming } = this.#call;
+    if (route.handling === 'upload') {
+      brokenUploads.set(lease, (brokenUploads.get(lease) ?? 0) + 1);
+    }
+    await this.#wait(failed);
+    if (this.#guestGone) return this.#report(0);
+    this.#answer(
+      route.handling === 'trace'
+        ? waitingAnswer(route.handling, incoming.headers, false)
+        : tryAgain(),
+    );
+  }
+
+  #answer({ status, headers, body }: OwnAnswer): void {
+    const { incoming, outgoing } = this.#call;
+    // Node reads the rest of a small body by itself; a large one is not worth it.
+    const isSmall = Number(incoming.headers['content-length'] ?? Number.NaN) <= MAX_REPEATED_BYTES;
+    const hasRest = !incoming.complete && !isSmall && this.#call.route.method !== 'GET';
+    outgoing.writeHead(status, {
+      ...headers,
+      'Content-Length': body.length,
+      ...(hasRest ? { Connection: 'close' } : {}),
+    });
+    if (hasRest) this.#exchange?.abort();
+    if (hasRest) endEarly(incoming, outgoing, body, this.#services.clock);
+    else outgoing.end(body);
+    this.#report(status);
+  }
+
+  /** `status`: 0 where the guest had gone before. */
+  #report(status: number, requestId?: string): void {
+    const { lease, route } = this.#call;
+    const call: ForwardedCall = {
+      route: route.name,
+      jobId: lease.facts.id,
+      status,
+      bytesUp: this.#exchange?.bytesUp ?? 0,
+      bytesDown: this.#exchange?.bytesDown ?? 0,
+      durationMs: this.#services.monotonic() - this.#startedAt,
+      heldMs: this.#heldMs,
+      firstByteMs: this.#firstByteMs,
+      repeats: Math.max(0, this.#tries - 1),
+      requestId,
+    };
+    this.#services.forwarded(call);
+  }
+}
+
+const NOTHING = Buffer.alloc(0);
+
+/** The last try before a guest's patience ends is given at least so long. */
+const MIN_TRY_MS = 1000;

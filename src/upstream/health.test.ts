@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { eventually, within } from '../../test/support/deadline.ts';
+import { systemClock } from '../lib/clock.ts';
+import { GitlabHealth, type Probed } from './index.ts';
+
+const OUT: Probed = { ok: false, reason: 'connect ECONNREFUSED' };
+
+function healthOf(results: Probed[], probeMs = 5) {
+  const asked: number[] = [];
+  const health = new GitlabHealth({
+    clock: systemClock,
+    timings: { probeMs, probeCapMs: 10, retryAfterCapMs: 50 },
+    async probe() {
+      asked.push(performance.now());
+      return results.length > 1 ? (results.shift() as Probed) : (results[0] as Probed);
+    },
+  });
+  return { health, asked, results };
+}
+
+const forever = (): AbortSignal => new AbortController().signal;
+
+describe('whether GitLab answers', () => {
+  it('is out only when the probe fails too, since the first failure', async () => {
+    const told: Array<number | null> = [];
+    const { health, results } = healthOf([OUT]);
+    health.onChange((since) => told.push(since));
+    const before = Date.now();
+    health.suspect('it answers 502');
+    assert.equal(health.isOpen, false);
+    assert.equal(health.outSince, null);
+    const since = await eventually('the outage', () => health.outSince ?? undefined);
+    assert.ok(since >= before && since <= Date.now());
+    assert.equal(health.reason, 'connect ECONNREFUSED');
+    results[0] = { ok: true };
+    await eventually('its end', () => health.isOpen);
+    assert.deepEqual(told, [since, null]);
+    health.close();
+  });
+
+  it('is not out where the probe succeeds, and is not asked again for every failure', async () => {
+    const { health, asked } = healthOf([{ ok: true }], 10_000);
+    health.suspect('it answers 500');
+    await eventually('the probe', () => health.isOpen);
+    for (let n = 0; n < 100; n += 1) health.suspect('it answers 500');
+    assert.equal(health.isOpen, true);
+    assert.equal(asked.length, 1);
+    assert.equal(health.outages, 0);
+  });
+
+  it('is back as soon as anybody is answered', async () => {
+    const { health } = healthOf([OUT]);
+    health.suspect('cut');
+    await eventually('the outage', () => health.outSince !== null);
+    const entered = health.enter(forever());
+    health.answered();
+    assert.ok(await within('to be let in', entered));
+    health.close();
+  });
+
+  it('obeys Retry-After up to its cap', async () => {
+    const { health, asked } = healthOf([{ ...OUT, retryAfterMs: 3_600_000 }, { ok: true }]);
+    health.suspect('it answers 503');
+    await eventually('its end', () => health.isOpen);
+    assert.ok((asked[1] ?? 0) - (asked[0] ?? 0) >= 45);
+  });
+
+  it('lets those who waited in a few at a time, in their order', async () => {
+    const { health, results } = healthOf([OUT]);
+    health.suspect('cut');
+    await eventually('the outage', () => health.outSince !== null);
+    const entered: number[] = [];
+    const leaves: Array<() => void> = [];
+    for (let n = 0; n < 20; n += 1) {
+      void health.enter(forever()).then((leave) => {
+        entered.push(n);
+        if (leave !== undefined) leaves.push(leave);
+      });
+    }
+    results[0] = { ok: true };
+    await eventually('the first', () => entered.length === 8);
+    assert.equal(health.isOpen, false, 'newcomers queue behind them');
+    leaves.shift()?.();
+    leaves[0]?.();
+    await eventually('two more', () => entered.length === 10);
+    for (let n = 0; n < 20; n += 1) {
+      leaves[n]?.();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await eventually('all', () => entered.length === 20);
+    assert.deepEqual(
+      entered,
+      [...entered].sort((a, b) => a - b),
+    );
+    await eventually('the gate to be open', () => health.isOpen);
+  });
+
+  it('forgets whoever stops waiting', async () => {
+    const { health } = healthOf([OUT]);
+    health.suspect('cut');
+    await eventually('the outage', () => health.outSince !== null);
+    const gone = new AbortController();
+    const entered = health.enter(gone.signal);
+    assert.equal(health.waiting, 1);
+    gone.abort();
+    assert.equal(await within('to be told', entered), undefined);
+    assert.equal(health.waiting, 0);
+    health.close();
+  });
+});

@@ -1,0 +1,135 @@
+/** What the calls of calm machines cost while another machine floods: beside the same, without a flood. */
+
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { within } from '../support/deadline.ts';
+import { startRig } from '../support/rig.ts';
+import { type Bench, type BenchReport, type Figure, type Goal, quantile } from './bench.ts';
+import type { Vm } from './flood/calls.ts';
+import type { Answers, Flood, Way } from './flood/flooder.ts';
+
+const CALM = 10;
+/** Each of a calm phase and one with the flood, one after the other: what else runs here meets both. */
+const ROUNDS = 5;
+const PHASE_MS = 3000;
+const LIMIT_MS = 120_000;
+
+const WAYS: Readonly<Record<Way, string>> = {
+  calls: 'calls at full speed on 64 connections',
+  connections: 'a new connection for each call',
+  silence: 'new connections that say nothing',
+};
+
+/** What is promised of a machine that names itself. */
+const MAX_GROWTH = 1.2;
+
+export const bench: Bench = {
+  summary: 'what other machines notice of one that floods the proxy',
+  async run(progress): Promise<BenchReport> {
+    const hooks: (() => unknown)[] = [];
+    const after = (hook?: unknown): void => void hooks.unshift(hook as () => unknown);
+    try {
+      const vms = await startVms(after);
+      const calm = await start('calm.ts', after);
+      const flooder = await start('flooder.ts', after);
+      await ask(calm, vms.slice(1));
+      const [flooding] = vms as [Vm];
+      const figures: Figure[] = [];
+      const goals: Goal[] = [];
+      for (const way of Object.keys(WAYS) as Way[]) {
+        const { alone, flooded, answers } = await rounds(way, flooding, calm, flooder);
+        progress(`${WAYS[way]}: answered ${JSON.stringify(answers)}`);
+        for (const share of [0.5, 0.99]) {
+          figures.push({
+            what: `${WAYS[way]}: the others’ p${share * 100}`,
+            unit: 'ms',
+            ours: middle(flooded.map((phase) => quantile(phase, share))),
+            peer: middle(alone.map((phase) => quantile(phase, share))),
+          });
+        }
+        const { ours, peer } = figures.at(-1) as Figure;
+        const growth = ours / (peer ?? Number.NaN);
+        const refused = answers['429'] ?? 0;
+        const total = Object.values(answers).reduce((sum, count) => sum + count, 0);
+        figures.push({
+          what: `${WAYS[way]}: flooding`,
+          unit: '/s',
+          ours: total / ((ROUNDS * PHASE_MS) / 1000),
+          peer: 0,
+        });
+        goals.push({
+          what: `${WAYS[way]}: the others’ p99 grows by less than 20 %`,
+          measured: `${((growth - 1) * 100).toFixed(0)} %${way === 'silence' ? '' : `; ${refused} of ${total} calls answered 429`}`,
+          met: growth < MAX_GROWTH && (way === 'silence' || refused > 0),
+        });
+      }
+      return { peer: 'without the flood', figures, goals };
+    } finally {
+      for (const hook of hooks) await hook();
+    }
+  },
+};
+
+async function startVms(after: (hook?: unknown) => void): Promise<Vm[]> {
+  const rig = await startRig(
+    { after },
+    // A machine that sleeps: one that looks about would be part of what is measured.
+    { ram: '64G', runner: { limit: CALM + 1 }, script: 'exec sleep 3600' },
+  );
+  const vms: Vm[] = [];
+  for (let count = 0; count <= CALM; count += 1) {
+    const { job, guest } = await rig.running();
+    const port = Number(new URL(guest.url).port);
+    vms.push({ port, vmToken: guest.token, jobId: job.id, jobToken: job.token });
+  }
+  return vms;
+}
+
+async function start(name: string, after: (hook?: unknown) => void): Promise<ChildProcess> {
+  const child = fork(path.join(import.meta.dirname, 'flood', name));
+  after(() => child.kill('SIGKILL'));
+  if (name === 'flooder.ts') await within(name, once(child, 'message'), LIMIT_MS);
+  return child;
+}
+
+async function ask<T>(child: ChildProcess, what: Vm[] | Flood | number): Promise<T> {
+  const answered = new AbortController();
+  const { signal } = answered;
+  const ended = once(child, 'exit', { signal }).then(() => {
+    throw new Error('a load process failed');
+  });
+  ended.catch(() => undefined);
+  const answer = once(child, 'message', { signal });
+  child.send(what);
+  const [message] = (await within('the load', Promise.race([answer, ended]), LIMIT_MS)) as [T];
+  answered.abort();
+  return message;
+}
+
+async function rounds(
+  way: Way,
+  vm: Vm,
+  calm: ChildProcess,
+  flooder: ChildProcess,
+): Promise<{ alone: number[][]; flooded: number[][]; answers: Answers }> {
+  const alone: number[][] = [];
+  const flooded: number[][] = [];
+  const answers: Record<string, number> = {};
+  for (let round = 0; round < ROUNDS; round += 1) {
+    alone.push(await ask<number[]>(calm, PHASE_MS));
+    const [latencies, got] = await Promise.all([
+      ask<number[]>(calm, PHASE_MS),
+      ask<Answers>(flooder, { vm, way, forMs: PHASE_MS }),
+    ]);
+    flooded.push(latencies);
+    for (const [status, count] of Object.entries(got)) {
+      answers[status] = (answers[status] ?? 0) + count;
+    }
+  }
+  return { alone, flooded, answers };
+}
+
+function middle(values: readonly number[]): number {
+  return quantile(values, 0.5);
+}
