@@ -243,6 +243,22 @@ suite('starting', { concurrency: 4 }, () => {
     await rig.start();
   });
 
+  test('a 201 that comes twice: the job runs once, and its room is free again', async (t) => {
+    const rig = await startRig(t);
+    const { job, guest } = await rig.running();
+    job.answerAgain = true;
+    await eventually('the answer to come again', () => !job.answerAgain);
+    // Only once the second answer is done with does the runner ask again.
+    const before = asks(rig);
+    await eventually('the runner to ask again', () => asks(rig) > before);
+    assert.equal(rig.status().machines.length, 1);
+    assert.equal(rig.row(job)?.machine, guest.runnerName);
+    assert.equal((await guest.finish('success')).status, 200);
+    await guest.powerOff();
+    assert.equal((await rig.ended(job)).outcome, 'success');
+    assert.equal((await journalOf(rig)).length, 0);
+  });
+
   test('a second host on the same directory is refused', async (t) => {
     const rig = await startRig(t);
     await assert.rejects(startHost({ configFile: path.join(rig.directory, 'config.yaml') }), {

@@ -6,21 +6,11 @@ import type { Fault, SimJob } from '../fixtures/github/index.ts';
 import { eventually } from './support/deadline.ts';
 import type { TestMachine } from './support/github-machine.ts';
 import { type GithubRig, startGithubRig } from './support/github-rig.ts';
+import { createRandom } from './support/random.ts';
 
 const STEPS = 60;
 const TYPE = 'lab/demo/small';
 const SETTLE_MS = 40_000;
-
-/** The same seed, the same schedule. */
-function createRandom(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -199,6 +199,7 @@ describe('check', () => {
     const found: Finding[] = [];
     const context = {
       signal: new AbortController().signal,
+      hostName: 'test',
       stateDir: rig.directory,
       proxyEnv: {},
       canListen: async () => null,

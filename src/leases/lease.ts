@@ -199,7 +199,9 @@ export class Lease {
     this.#spokeAt = this.#services.clock.monotonic();
     this.#lastActivityAt = this.#services.clock.now();
     if (this.#state.name === 'offered') await this.apply({ type: 'own-call' });
-    return this.#state.name === 'running' || this.#state.name === 'finishing';
+    const state = this.#state;
+    // Where the last word is ours, anything of the runner's would come between our note and our update.
+    return state.name === 'running' || (state.name === 'finishing' && state.owed?.kind !== 'own');
   }
 
   /** GitLab's answer to a trace `PATCH` told how many bytes it holds. */

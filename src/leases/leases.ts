@@ -61,6 +61,12 @@ export class Leases {
   /** Takes over a job that GitLab has just assigned, and boots its machine in the room held for it. */
   async claim(runner: string, job: ClaimedJob, reservation: Reservation): Promise<Lease> {
     const identity = await this.#services.newIdentity(runner);
+    const known = this.#byJob.get(job.facts.id);
+    if (known !== undefined) {
+      this.#services.log.warn(`GitLab's answer with job ${job.facts.id} came twice: it runs once`);
+      reservation.release();
+      return known;
+    }
     const lease = this.#track(
       new Lease(
         {
