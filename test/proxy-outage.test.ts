@@ -209,7 +209,8 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
     assert.equal(download.status, 503);
     assert.equal(rig.row(job)?.state, 'running');
     await rig.gitlab.bringBack();
-    assert.equal((await guest.log(' second')).status, 202);
+    // As runners do: until then they are told to wait.
+    await eventually('the rest of the log', async () => (await guest.log(' second')).status === 202);
     assert.equal(await finished(guest), 200);
     await settled(rig, job, guest);
   });

@@ -45,6 +45,7 @@ export async function* checkConfig(
   try {
     yield* checkRunners(config, access, systemId, seams.clock, context.signal);
   } finally {
+    access.health.close();
     access.upstream.close();
   }
 }
