@@ -210,7 +210,10 @@ suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
     assert.equal(rig.row(job)?.state, 'running');
     await rig.gitlab.bringBack();
     // As runners do: until then they are told to wait.
-    await eventually('the rest of the log', async () => (await guest.log(' second')).status === 202);
+    await eventually(
+      'the rest of the log',
+      async () => (await guest.log(' second')).status === 202,
+    );
     assert.equal(await finished(guest), 200);
     await settled(rig, job, guest);
   });
