@@ -94,6 +94,10 @@ suite('a virtual machine whose host is killed', { skip }, () => {
   });
 });
 
+/** In the guest: somebody listens at the address that its runner was given. */
+const HOST_IS_UP =
+  'bash -c "exec 3<>/dev/tcp/10.0.2.2/$(grep -o -E :[0-9]+/ /machine/job-config/runner.env | tr -d :/)" 2> /dev/null';
+
 suite('a virtual machine that ends while there is no host', {
   skip: skip || (isInstalled('mke2fs') ? false : 'e2fsprogs is not installed'),
 }, () => {
@@ -110,7 +114,7 @@ suite('a virtual machine that ends while there is no host', {
           ...DISK,
           persist(TOKEN),
           'sync',
-          `(sleep 8; ${command}) &`,
+          `(while ${HOST_IS_UP}; do sleep 1; done; ${command}) &`,
           'echo "now it comes" | tr n N',
           'sleep 600',
         ],
