@@ -9,24 +9,46 @@ const WHOLE_WITHIN_MS = 60_000;
  * The bytes, or `too-large` where there are more, told at once, the rest left unread. Rejects where the
  * guest goes away; its connection is closed where they do not come in time.
  */
-export async function readBody(
+export function readBody(
   incoming: IncomingMessage,
   limit: number,
   withinMs: number = WHOLE_WITHIN_MS,
 ): Promise<Buffer | 'too-large'> {
-  if (Number(incoming.headers['content-length'] ?? 0) > limit) return 'too-large';
-  const waiting = setTimeout(() => incoming.destroy(), withinMs);
-  try {
+  if (Number(incoming.headers['content-length'] ?? 0) > limit) return Promise.resolve('too-large');
+  return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;
-    // Left alone, the loop's end would take the connection with it, and the answer.
-    for await (const chunk of incoming.iterator({ destroyOnReturn: false })) {
+    const onData = (chunk: Buffer): void => {
       size += chunk.length;
-      if (size > limit) return 'too-large';
-      chunks.push(chunk);
-    }
-    return Buffer.concat(chunks);
-  } finally {
-    clearTimeout(waiting);
-  }
+      if (size <= limit) {
+        chunks.push(chunk);
+        return;
+      }
+      settle();
+      incoming.pause();
+      resolve('too-large');
+    };
+    const onEnd = (): void => {
+      settle();
+      const [first = NOTHING] = chunks;
+      resolve(chunks.length > 1 ? Buffer.concat(chunks) : first);
+    };
+    const onClose = (): void => {
+      settle();
+      reject(new Error('the guest has gone'));
+    };
+    const waiting = setTimeout(() => incoming.destroy(), withinMs);
+    const settle = (): void => {
+      clearTimeout(waiting);
+      incoming.off('data', onData);
+      incoming.off('end', onEnd);
+      incoming.off('close', onClose);
+    };
+    incoming.on('data', onData);
+    incoming.on('end', onEnd);
+    incoming.on('close', onClose);
+    if (incoming.destroyed) onClose();
+  });
 }
+
+const NOTHING = Buffer.alloc(0);

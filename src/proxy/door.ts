@@ -1,9 +1,9 @@
 /** What every request passes before the routes see it: form, VM token, limits of its machine. */
 
-import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Leases } from '../leases/index.ts';
 import type { Guests } from './guests.ts';
-import { readHead } from './head.ts';
+import { type ReadableHead, readHead } from './head.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
 import { type RefusedStatus, refusals } from './refusals.ts';
@@ -17,14 +17,23 @@ export interface Admission {
 /** Whatever stands for the token: one that is none is answered as one that is nobody's. */
 const ASK = /^\/[^/?]*\/api\/v4\/jobs\/request(?:\?|$)/;
 
+/** Hears a request that may come in. */
+export type Admitted = (
+  head: ReadableHead,
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+) => void;
+
 /** Hears the server's requests in the listener's place, and passes on those that may come in. */
-export function createDoor(server: Server, listener: RequestListener, door: Admission): Server {
-  const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): boolean => {
+export function createDoor(server: Server, listener: Admitted, door: Admission): Server {
+  const onRequest = (
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+  ): ReadableHead | undefined => {
     const connection = door.guests.of(incoming.socket);
-    if (connection === undefined || !connection.begin(incoming, outgoing)) return false;
-    const refuse = (status: RefusedStatus): false => {
+    if (connection === undefined || !connection.begin(incoming, outgoing)) return undefined;
+    const refuse = (status: RefusedStatus): undefined => {
       connection.refuse(refusals[status]);
-      return false;
     };
     const head = readHead(incoming, door.limits);
     if (head.kind === 'refused') return refuse(head.status);
@@ -35,18 +44,19 @@ export function createDoor(server: Server, listener: RequestListener, door: Admi
     const taken = door.guests.take(connection, head.vmToken);
     if (taken === 'too-many-connections') return refuse(429);
     if (taken === 'too-fast') {
-      delay(incoming, outgoing, door.limits, () => refuse(429));
-      return false;
+      return delay(incoming, outgoing, door.limits, () => refuse(429));
     }
-    return head.path === undefined ? refuse(404) : true;
+    return head.path === undefined ? refuse(404) : head;
   };
   server.on('request', (incoming, outgoing) => {
-    if (onRequest(incoming, outgoing)) listener(incoming, outgoing);
+    const head = onRequest(incoming, outgoing);
+    if (head !== undefined) listener(head, incoming, outgoing);
   });
   server.on('checkContinue', (incoming, outgoing) => {
-    if (!onRequest(incoming, outgoing)) return;
+    const head = onRequest(incoming, outgoing);
+    if (head === undefined) return;
     outgoing.writeContinue();
-    listener(incoming, outgoing);
+    listener(head, incoming, outgoing);
   });
   server.on('checkExpectation', (incoming, outgoing) => {
     const connection = door.guests.of(incoming.socket);
@@ -61,7 +71,7 @@ function delay(
   outgoing: ServerResponse,
   limits: Limits,
   refuse: () => void,
-): void {
+): undefined {
   const isSmall =
     incoming.headers['transfer-encoding'] === undefined &&
     Number(incoming.headers['content-length'] ?? 0) <= limits.jsonBytes;

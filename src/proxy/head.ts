@@ -3,14 +3,16 @@
 import type { IncomingMessage } from 'node:http';
 import type { Limits } from './limits.ts';
 
+export interface ReadableHead {
+  readonly kind: 'readable';
+  /** Not checked yet; may be anything. */
+  readonly vmToken: string;
+  /** Below the API; undefined where it is none that could be a route's. */
+  readonly path: string | undefined;
+}
+
 export type Head =
-  | {
-      readonly kind: 'readable';
-      /** Not checked yet; may be anything. */
-      readonly vmToken: string;
-      /** Below the API; undefined where it is none that could be a route's. */
-      readonly path: string | undefined;
-    }
+  | ReadableHead
   | { readonly kind: 'refused'; readonly status: 400 | 414 | 415 | 431 | 505 };
 
 /** `/<vm token>/api/v4/<path>?<query>`: plain characters only, so that there is nothing to normalise. */

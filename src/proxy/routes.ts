@@ -82,7 +82,26 @@ export const ROUTES: readonly Route[] = [
   },
 ];
 
+const OF_JOBS = new Map<string, Route>(
+  ROUTES.filter(({ path }) => path.startsWith(JOB)).map((route) => [
+    `${route.method} ${route.path.slice(JOB.length)}`,
+    route,
+  ]),
+);
+
+const JOB_PATH = /^jobs\/([1-9][0-9]{0,14})(|\/[a-z_]+)$/;
+
+/** The route of a job's call: by its method, and its path below the API. */
+export function findJobRoute(
+  method: string,
+  path: string,
+): { readonly route: Route; readonly jobId: number } | undefined {
+  const [, id, rest = ''] = JOB_PATH.exec(path) ?? [];
+  const route = id === undefined ? undefined : OF_JOBS.get(`${method} ${rest}`);
+  return route && { route, jobId: Number(id) };
+}
+
 /** What GitLab is asked for: the path of a checked call below its API. */
 export function upstreamPath(route: Route, jobId: number): string {
-  return `/api/v4${route.path.replace(JOB, `/jobs/${jobId}`)}`;
+  return `/api/v4/jobs/${jobId}${route.path.slice(JOB.length)}`;
 }

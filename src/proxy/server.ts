@@ -4,9 +4,11 @@ import http, { type RequestListener, type Server } from 'node:http';
 import { createAdaptorServer } from '@hono/node-server';
 import type { ListenTarget } from '../contract/index.ts';
 import { createProxyApp } from './app.ts';
-import { type Admission, createDoor } from './door.ts';
+import { answerCall } from './calls.ts';
+import { type Admission, type Admitted, createDoor } from './door.ts';
 import { Guests } from './guests.ts';
 import { DEFAULT_LIMITS, effectiveLimits } from './limits.ts';
+import { findJobRoute } from './routes.ts';
 import type { ProxyServices } from './services.ts';
 
 export interface ProxyServer {
@@ -22,12 +24,21 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
   const limits = effectiveLimits({ ...DEFAULT_LIMITS, ...services.limits });
   const guests = new Guests(limits, () => services.monotonic());
   const door: Admission = { guests, limits, leases: services.leases };
+  const checked = { ...services, limits };
+  /** A job's calls need nothing of what Hono makes of a request. */
+  const bypass =
+    (listener: RequestListener): Admitted =>
+    ({ vmToken, path = '' }, incoming, outgoing) => {
+      const found = findJobRoute(incoming.method ?? '', path);
+      if (found === undefined) listener(incoming, outgoing);
+      else void answerCall({ ...found, vmToken, incoming, outgoing }, checked);
+    };
   const server = createAdaptorServer({
     fetch: createProxyApp(services, limits).fetch,
     // We are a guest in the host's process: its Request and Response stay its own.
     overrideGlobalObjects: false,
     createServer: (options: http.ServerOptions, listener: RequestListener) =>
-      createDoor(http.createServer(options), listener, door),
+      createDoor(http.createServer(options), bypass(listener), door),
     serverOptions: {
       // Bodies may take as long as they move: see `Guests.sweep`.
       requestTimeout: 0,
