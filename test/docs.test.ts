@@ -129,32 +129,59 @@ it('forks run what decides here', () => {
   }
 });
 
-describe('keys of the configuration', () => {
-  const keysOf = (schema: unknown): string[] =>
-    Object.keys((schema as { properties: object }).properties);
+interface ObjectSchema {
+  readonly properties: Readonly<Record<string, { readonly default?: unknown }>>;
+  readonly required: readonly string[];
+}
 
-  it('of the host and its machine types are in configuration.md', async () => {
-    const { properties } = (await configSchema(null)) as {
-      properties: Record<string, { additionalProperties: unknown }>;
-    };
-    const page = read('docs/configuration.md');
-    const keys = [
-      ...keysOf(properties['host']),
-      ...keysOf(properties['machines']?.additionalProperties),
-      ...Object.keys(properties),
-    ];
-    for (const key of keys) assert.match(page, new RegExp(`\`${key}\\b`), key);
-  });
-
-  it('of the plugin are in gitlab.md', () => {
-    const schema = createPlugin().configSchema as {
-      properties: { runners: { items: unknown } };
-    };
-    const page = read('docs/gitlab.md');
-    // Delays that only tests set.
-    const keys = keysOf(schema).filter((key) => key !== 'timings');
-    for (const key of [...keys, ...keysOf(schema.properties.runners.items)]) {
-      assert.match(page, new RegExp(`\`${key}\\b`), key);
+/** Keys, defaults and what is required, of a page's first table below `start`, against the schema. */
+function assertTable(page: string, start: string, { properties, required }: ObjectSchema): void {
+  const [, table = ''] = /^((?:\|.*\n)+)/m.exec(read(page).split(start)[1] ?? '') ?? [];
+  const [head = '', , ...rows] = table.trim().split('\n');
+  const column = head.split('|').findIndex((title) => title.trim() === 'default');
+  const told = new Map<string, string>();
+  for (const row of rows) {
+    const cells = row.split(' | ');
+    const cell = (cells[column - 1] ?? '').replace(/[`"]/g, '').trim();
+    for (const [, key = ''] of (cells[0] ?? '').matchAll(/`([a-z_]+)(?:\.\w+)?`/g)) {
+      if (!told.has(key)) told.set(key, cell);
     }
+  }
+  assert.deepEqual([...told.keys()].toSorted(), Object.keys(properties).toSorted(), page);
+  for (const [key, cell] of told) {
+    assert.equal(cell === 'required', required.includes(key), `${page}: ${key} is required`);
+    const value = properties[key]?.default;
+    if (value === undefined || typeof value === 'object') continue;
+    assert.equal(cell, String(value), `${page}: default of ${key}`);
+  }
+}
+
+describe('tables of the configuration have the keys and defaults of the schema', () => {
+  const objectOf = (schema: unknown): ObjectSchema => schema as ObjectSchema;
+
+  it('configuration.md and github.md: the host’s', async () => {
+    const { properties } = objectOf(await configSchema(null));
+    const { additionalProperties: machine } = properties['machines'] as {
+      additionalProperties: unknown;
+    };
+    assertTable('docs/configuration.md', '\n## `host`\n', objectOf(properties['host']));
+    assertTable('docs/configuration.md', '\n## `machines`\n', objectOf(machine));
+    assertTable('docs/github.md', '\n## The `github:` section\n', objectOf(properties['github']));
+    const page = read('docs/configuration.md');
+    for (const key of Object.keys(properties)) assert.ok(page.includes(`\`${key}\``), key);
   });
+
+  it('gitlab.md: the plugin’s', () => {
+    const section = objectOf(createPlugin().configSchema);
+    const { items } = section.properties['runners'] as { items?: unknown };
+    assertTable('docs/gitlab.md', '# The `gitlab:` section\n', section);
+    assertTable('docs/gitlab.md', '\nEach of `runners` ', objectOf(items));
+  });
+});
+
+it('each page is linked from the README', () => {
+  const readme = read('README.md');
+  for (const page of globSync('docs/*.md', { cwd: ROOT })) {
+    assert.ok(new RegExp(`\\(${RegExp.escape(page)}(#[^)]*)?\\)`).test(readme), page);
+  }
 });
