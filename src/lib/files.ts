@@ -3,6 +3,7 @@
 import { open, rename, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { errorCode } from './errors.ts';
+import { gathered } from './gathered.ts';
 
 /**
  * Writes a file so that after a crash either the old or the new content is there: beside it, synced,
@@ -43,7 +44,19 @@ export async function removeDurably(file: string): Promise<void> {
   await syncDirectory(path.dirname(file));
 }
 
-async function syncDirectory(directory: string): Promise<void> {
+/** One sync serves all who have changed something in a directory before it began. */
+const syncs = new Map<string, () => Promise<void>>();
+
+function syncDirectory(directory: string): Promise<void> {
+  let sync = syncs.get(directory);
+  if (sync === undefined) {
+    sync = gathered(() => syncNow(directory));
+    syncs.set(directory, sync);
+  }
+  return sync();
+}
+
+async function syncNow(directory: string): Promise<void> {
   const handle = await open(directory, 'r');
   try {
     await handle.sync();

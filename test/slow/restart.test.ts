@@ -322,7 +322,7 @@ async function killAndWait(site: Site): Promise<void> {
   await untilTheyGoOn(site);
 }
 
-suite('while eight jobs run', { concurrency: 2 }, () => {
+suite('while eight jobs run', { concurrency: true }, () => {
   test('the host is killed and comes back after 20 s, three times', async (t) => {
     const site = await prepare(t, undefined);
     site.run(['--log-format', 'json', '--restart-delay', '20000']);
@@ -336,7 +336,7 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
     skip: given === undefined && 'GITLAB_RUNNER names no gitlab-runner',
   }, async (t) => {
     const site = await prepare(t, given);
-    site.run(['--log-format', 'json', '--restart-delay', '8000']);
+    site.run(['--log-format', 'json', '--restart-delay', '3000']);
     await untilUp(site);
     await begin(site);
     for (let round = 0; round < 3; round += 1) await killAndWait(site);
@@ -345,7 +345,7 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
 
   test('the package is upgraded, and its supervisor told to start the host again', async (t) => {
     const site = await prepare(t, undefined);
-    const supervisor = site.run(['--log-format', 'json', '--restart-delay', '3000']);
+    const supervisor = site.run(['--log-format', 'json', '--restart-delay', '1000']);
     assert.equal((await untilUp(site)).host.version, '0.1.0');
     await begin(site);
     await site.upgrade();
@@ -385,7 +385,7 @@ suite('while eight jobs run', { concurrency: 2 }, () => {
       process.kill(await site.hostPid(), signal);
       await eventually('the host to be gone', () => count('ended') > ended, LIMIT_MS);
       if (signal === 'SIGKILL') await site.upgrade();
-      await sleep(5000);
+      await sleep(2000);
       await start();
       await untilTheyGoOn(site);
     }

@@ -178,7 +178,9 @@ export async function startRig(t: Cleanup, options: RigOptions = {}): Promise<Ri
 export async function journalOf(rig: Rig): Promise<string[]> {
   const dir = path.join(rig.directory, 'base/state/gitlab/leases');
   const names = await readdir(dir).catch(() => []);
-  return await Promise.all(names.map((name) => readFile(path.join(dir, name), 'utf8')));
+  // One may go while we look.
+  const texts = names.map((name) => readFile(path.join(dir, name), 'utf8').catch(() => null));
+  return (await Promise.all(texts)).filter((text) => text !== null);
 }
 
 async function writeConfig(
