@@ -389,3 +389,25 @@ describe('the network of a chaos run', () => {
     assert.ok(performance.now() - from >= 120, 'both ways take their time');
   });
 });
+
+describe('a run that takes too long', () => {
+  it('fails, says what it waits for, and leaves no process behind', async (t) => {
+    const directory = await mkdtemp(path.join(tmpdir(), 'limit-'));
+    t.after(() => rm(directory, { recursive: true, force: true }));
+    const cli = path.join(import.meta.dirname, 'chaos/cli.ts');
+    const run = spawn(
+      process.execPath,
+      ['--conditions=forrest-gitlab-source', cli, ...'--seed 1 --rounds 1 --limit 1'.split(' ')],
+      { env: { ...process.env, TMPDIR: directory }, stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    t.after(() => run.kill('SIGKILL'));
+    let said = '';
+    run.stderr.on('data', (chunk: Buffer) => {
+      said += chunk.toString();
+    });
+    const [code] = await within('the run to give up', once(run, 'close'), 50_000);
+    assert.equal(code, 1, said);
+    assert.match(said, /did not end within 1 s: it waits for its hosts to be ready/);
+    assert.deepEqual(processesOf(directory), []);
+  });
+});

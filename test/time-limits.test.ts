@@ -140,6 +140,26 @@ suite('a cancel', { concurrency: 4 }, () => {
     }
   }
 
+  for (const how of ['graceful', 'forced'] as const) {
+    test(`${how}, heard by its runner with the first call and dropped: ended by us when it asks again`, async (t) => {
+      // Our own keep-alive would hear of it first.
+      const host = await startTestHost(t, {
+        timings: { heartbeatMs: 60_000, finishGraceMs: 60_000 },
+      });
+      const job = host.queue();
+      const guest = await host.guest(job);
+      const machine = await host.machine(job);
+      assert.equal((await guest.request()).status, 201);
+      host.gitlab.cancel(job.id, { force: how === 'forced' });
+      await guest.keepAlive();
+      assert.equal((await guest.request()).status, 204);
+      assert.equal((await host.ended(job)).outcome, 'canceled');
+      assert.equal(job.status, 'canceled');
+      assert.ok(!machine.isUp);
+      assert.deepEqual(causes(host), ['none']);
+    });
+  }
+
   test('of a running job whose runner goes on for ever: bounded', async (t) => {
     const host = await startTestHost(t, { timings: { cancelLimitMs: 700 } });
     const { job, guest } = await host.running();

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import type { RequestListener } from 'node:http';
 import { describe, it, type TestContext } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { eventually } from '../../test/support/deadline.ts';
 import { bodyOf, startServer } from '../../test/support/http-server.ts';
 import { systemClock } from '../lib/clock.ts';
 import { createFetch, createUpstream } from '../upstream/index.ts';
@@ -27,6 +31,10 @@ async function clientFor(
     calls += 1;
     listener(request, response);
   });
+  return { client: createClient(t, url, timeoutMs), calls: () => calls };
+}
+
+function createClient(t: TestContext, url: string, timeoutMs: number): GitlabClient {
   const upstream = createUpstream({
     url,
     proxyEnv: {},
@@ -34,16 +42,32 @@ async function clientFor(
     clock: systemClock,
   });
   t.after(() => upstream.close());
-  const client = createGitlabClient({
+  return createGitlabClient({
     url: upstream.url,
     fetch: createFetch(upstream, systemClock, timeoutMs),
     userAgent: 'forrest-gitlab 1.0.0',
     claimTimeoutMs: timeoutMs,
     callTimeoutMs: timeoutMs,
-    monotonic: () => performance.now(),
+    clock: systemClock,
   });
-  return { client, calls: () => calls };
 }
+
+/** Answers 300 ms after it was asked: by then the other thread stands still. */
+const SERVER_OF_ONE_JOB = `
+  const { parentPort, workerData: flags } = require('node:worker_threads');
+  const server = require('node:http').createServer((request, response) => {
+    request.resume();
+    Atomics.store(flags, 0, 1);
+    setTimeout(() => {
+      response.writeHead(201, { 'content-type': 'application/json' });
+      response.end('{"id":7,"token":"glcbt-x"}', () => {
+        Atomics.store(flags, 1, 1);
+        Atomics.notify(flags, 1);
+      });
+    }, 300);
+  });
+  server.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));
+`;
 
 const answer =
   (status: number, headers: Record<string, string> = {}, body = ''): RequestListener =>
@@ -137,6 +161,23 @@ describe('jobs/request', () => {
     assert.match(outcome.reason, /connection failed/);
     assert.doesNotMatch(JSON.stringify(outcome), /abcdefghijkl/);
     assert.equal(calls(), 1);
+  });
+
+  it('takes an answer that came while this process was stopped for longer than its time', async (t) => {
+    // [0]: the request is there, [1]: the answer is sent. Another thread goes on while this one stands still.
+    const flags = new Int32Array(new SharedArrayBuffer(8));
+    const gitlab = new Worker(SERVER_OF_ONE_JOB, { eval: true, workerData: flags });
+    t.after(() => gitlab.terminate());
+    const [port] = (await once(gitlab, 'message')) as [number];
+    const timeoutMs = 3000;
+    const client = createClient(t, `http://127.0.0.1:${port}`, timeoutMs);
+    const asked = client.requestJob(TOKEN, 'r_1', info);
+    await eventually('the request to arrive', () => Atomics.load(flags, 0) === 1);
+    // From here, what is due comes before what has arrived, as after a SIGSTOP.
+    await setImmediate();
+    Atomics.wait(flags, 1, 0, 20_000);
+    Atomics.wait(flags, 1, 1, timeoutMs);
+    assert.equal((await asked).kind, 'job');
   });
 
   it('says that there was no answer in time', async (t) => {

@@ -1,6 +1,7 @@
 /** GitLab's runner API over ky: one method per call, each answer sorted into an outcome. */
 
 import ky, { type KyInstance, type Options } from 'ky';
+import type { Clock } from '../lib/clock.ts';
 import { describeError, errorCode, toError } from '../lib/errors.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import type { Fetch } from '../upstream/index.ts';
@@ -26,8 +27,7 @@ export interface GitlabClientOptions {
   readonly claimTimeoutMs: number;
   /** For every other call, in ms. */
   readonly callTimeoutMs: number;
-  /** Monotonic milliseconds. */
-  monotonic(): number;
+  readonly clock: Clock;
   /** Told of each call once it is over. */
   observed?(call: ObservedCall): void;
 }
@@ -67,21 +67,32 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     retry: { limit: 0 },
     throwHttpErrors: false,
     redirect: 'manual',
-    timeout: options.callTimeoutMs,
+    // Its timer would not let the socket be read first, where this process was stopped for a while.
+    timeout: false,
   });
+  const { clock, callTimeoutMs, claimTimeoutMs } = options;
   const call = async (
     endpoint: ObservedCall['endpoint'],
     path: string,
     init: Options,
     jobId: number | null = null,
   ): Promise<Exchange> => {
-    const startedAt = options.monotonic();
-    const maxBytes = endpoint === 'request_job' ? MAX_PAYLOAD_BYTES : MAX_ANSWER_BYTES;
-    const exchanged = await exchange(api, METHODS[endpoint], path, init, maxBytes);
+    const startedAt = clock.monotonic();
+    const limits =
+      endpoint === 'request_job'
+        ? { timeoutMs: claimTimeoutMs, maxBytes: MAX_PAYLOAD_BYTES }
+        : { timeoutMs: callTimeoutMs, maxBytes: MAX_ANSWER_BYTES };
+    const exchanged = await exchange(
+      api,
+      path,
+      { ...init, method: METHODS[endpoint] },
+      limits,
+      clock,
+    );
     options.observed?.({
       endpoint,
       jobId,
-      durationMs: options.monotonic() - startedAt,
+      durationMs: clock.monotonic() - startedAt,
       answer:
         exchanged.kind === 'answer'
           ? { status: exchanged.status, headers: exchanged.headers }
@@ -95,7 +106,6 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     async requestJob(token, systemId, info) {
       const answer = await call('request_job', 'jobs/request', {
         json: { token, system_id: systemId, info },
-        timeout: options.claimTimeoutMs,
       });
       return answer.kind === 'failed' ? answer.retry : toRequestJobOutcome(answer);
     },
@@ -147,13 +157,19 @@ type RetryOutcome = Extract<RequestJobOutcome, { kind: 'retry' }>;
 
 async function exchange(
   api: KyInstance,
-  method: string,
   path: string,
   init: Options,
-  maxBytes: number,
+  { timeoutMs, maxBytes }: { readonly timeoutMs: number; readonly maxBytes: number },
+  clock: Clock,
 ): Promise<Exchange> {
+  const late = new AbortController();
+  const limit = clock.after(timeoutMs, () =>
+    late.abort(new DOMException('no answer in time', 'TimeoutError')),
+  );
   try {
-    const response = await api(path, { ...init, method });
+    const response = await api(path, { ...init, signal: late.signal }).finally(() =>
+      limit.cancel(),
+    );
     const body = await readAtMost(response, maxBytes);
     return { kind: 'answer', status: response.status, headers: response.headers, body };
   } catch (error) {

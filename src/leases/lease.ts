@@ -191,7 +191,9 @@ export class Lease {
    */
   async offer(): Promise<Buffer | null> {
     await this.apply({ type: 'offered' });
-    return this.#state.name === 'offered' ? this.#state.payload : null;
+    if (this.#state.name === 'offered') return this.#state.payload;
+    await this.#askedAgain();
+    return null;
   }
 
   /** Before a call of the runner for its job is passed on: false where it may not speak for it. */
@@ -279,6 +281,13 @@ export class Lease {
     wanted: FailureReason = 'runner_system_failure',
   ): Promise<void> {
     return this.#giveUp('system_failure', reason, cause, wanted);
+  }
+
+  /** Its runner has taken up this job and asks for another: one that was canceled just then it drops without a word. */
+  async #askedAgain(): Promise<void> {
+    if (this.#state.name === 'finishing') this.#machine?.stop('its job is over');
+    if (this.#state.name !== 'running' || this.#cancelingSince === null) return;
+    await this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
   }
 
   /** Stops all timers and tries of this process; the journal keeps the lease. Resolves when nothing is under way. */

@@ -12,7 +12,7 @@ export interface Clock {
   now(): number;
   /** Monotonic time in ms, from this host's boot on: differences mean something between processes, too. */
   monotonic(): number;
-  /** Calls `callback` once after `delayMs`. */
+  /** Calls `callback` once after `delayMs`, and after everything that has arrived by then. */
   after(delayMs: number, callback: () => void): Timer;
 }
 
@@ -21,8 +21,17 @@ export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => Number(process.hrtime.bigint()) / 1e6,
   after(delayMs, callback) {
-    const timeout = setTimeout(callback, delayMs);
-    return { cancel: () => clearTimeout(timeout) };
+    let last: NodeJS.Immediate | undefined;
+    // A process that was stopped for longer finds what it waits for in its sockets: those are read in between.
+    const timeout = setTimeout(() => {
+      last = setImmediate(callback);
+    }, delayMs);
+    return {
+      cancel() {
+        clearTimeout(timeout);
+        clearImmediate(last);
+      },
+    };
   },
 };
 

@@ -58,7 +58,7 @@ export function createGitlabAccess(
         userAgent: `forrest-gitlab ${packageVersion()}`,
         claimTimeoutMs: timings.claimTimeoutMs,
         callTimeoutMs: timings.callTimeoutMs,
-        monotonic: () => clock.monotonic(),
+        clock,
         observed,
       }),
   };

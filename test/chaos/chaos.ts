@@ -13,6 +13,7 @@ import type { Guests } from './host-config.ts';
 import { PROJECT, PROJECT_FILES, plansOf } from './jobs.ts';
 import { isClean, judge, type Summary, SWEPT, type Verdict } from './judge.ts';
 import { processesOf } from './leaks.ts';
+import { LIMITS, rejectedOnAbort } from './limits.ts';
 import { drawSchedule, type PlannedJob, type Round } from './schedule.ts';
 import { mountSmallDisk, type SmallDisk } from './small-disk.ts';
 import { stopAndMeasure } from './stop.ts';
@@ -24,6 +25,8 @@ export interface ChaosOptions {
   readonly seed: number;
   readonly rounds: number;
   readonly guests: Guests;
+  /** What the whole run may take; beyond, something hangs. */
+  readonly limitMs: number;
   readonly signal: AbortSignal;
   say(line: string): void;
 }
@@ -38,11 +41,7 @@ export interface ChaosResult extends Verdict {
 const MOST_OPEN_JOBS = 8;
 const JOBS_PER_ROUND = { process: 3, qemu: 2 };
 
-/** For a busy machine; virtual ones take long without KVM. */
-const LIMITS = {
-  process: { reachMs: 20_000, drainMs: 90_000 },
-  qemu: { reachMs: 120_000, drainMs: 400_000 },
-};
+const STARTING = 'its hosts to be ready';
 
 const PROGRESS_MS = 20_000;
 
@@ -52,17 +51,23 @@ const UNHEARD_MS = 15_000;
 export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   // Short: sockets in there have a path of at most 107 bytes.
   const directory = await mkdtemp(path.join(tmpdir(), 'chaos-'));
-  const run = new ChaosRun(options, directory);
+  const late = new AbortController();
+  const signal = AbortSignal.any([options.signal, late.signal]);
+  const run = new ChaosRun({ ...options, signal }, directory);
+  const limit = setTimeout(() => {
+    const within = `the run did not end within ${options.limitMs / 1000} s`;
+    late.abort(new Error(`${within}: it waits for ${run.waitsFor()}`));
+  }, options.limitMs);
   let result: ChaosResult | undefined;
   try {
-    await run.setUp();
-    result = await run.run();
+    result = await Promise.race([run.run(), rejectedOnAbort(signal)]);
     return result;
   } catch (error) {
     // Ctrl-C reaches the hosts too: what they make of it is no finding.
-    options.signal.throwIfAborted();
+    signal.throwIfAborted();
     throw error;
   } finally {
+    clearTimeout(limit);
     await run.tearDown(result?.clean === true || options.signal.aborted);
   }
 }
@@ -79,14 +84,22 @@ class ChaosRun {
   #field: Field | undefined;
   #witness: Witness | undefined;
   #queued = 0;
+  #settingUp: Promise<void> = Promise.resolve();
+  #step = STARTING;
 
   constructor(options: ChaosOptions, directory: string) {
     this.#options = options;
     this.#directory = directory;
   }
 
-  async setUp(): Promise<void> {
-    const { guests } = this.#options;
+  /** For whoever asks why it takes so long. */
+  waitsFor(): string {
+    const open = this.#field === undefined ? [] : this.#open();
+    return open.length === 0 ? this.#step : `${this.#step}; not over yet: ${listOf(open)}`;
+  }
+
+  async #setUp(): Promise<void> {
+    const { guests, signal } = this.#options;
     const simulator = await startGitlabSimulator({
       relativeUrl: '/gitlab',
       timings: { watchedMs: 3_600_000 },
@@ -114,6 +127,7 @@ class ChaosRun {
       });
       this.#hosts.push(host);
       if (disk !== null) this.#disks.set(host, disk);
+      signal.throwIfAborted();
       await host.start();
     }
     if (this.#disks.size === 0)
@@ -127,6 +141,8 @@ class ChaosRun {
   }
 
   async run(): Promise<ChaosResult> {
+    this.#settingUp = this.#setUp();
+    await this.#settingUp;
     const { seed, rounds, guests } = this.#options;
     const jobsPerRound = JOBS_PER_ROUND[guests.driver];
     const schedule = drawSchedule({ seed, rounds, jobsPerRound });
@@ -137,6 +153,7 @@ class ChaosRun {
     }
     this.#say('draining');
     await this.#drain();
+    this.#step = 'its hosts to stop';
     const leaked = await stopAndMeasure(this.#hosts, {
       directory: this.#directory,
       limitMs: LIMITS[guests.driver].reachMs,
@@ -168,6 +185,7 @@ class ChaosRun {
     const job = stages[fault.stage] ?? stages[0];
     if (job === undefined) throw new Error('a round without jobs');
     const where = `round ${index + 1}: ${fault.kind}`;
+    this.#step = `${where}, on job ${job.job.id} once it is ${fault.state}`;
     let missed: string | null;
     if (armed !== null) {
       missed = await armed;
@@ -188,6 +206,7 @@ class ChaosRun {
       if (missed !== null) this.#say(`${where} hit nothing: ${missed}`);
     }
     if (missed === null) this.#struck[fault.kind] = (this.#struck[fault.kind] ?? 0) + 1;
+    this.#step = `room for the jobs after ${where}`;
     return eventually(
       'room for the next jobs',
       () => this.#open().length <= MOST_OPEN_JOBS || signal.aborted,
@@ -242,10 +261,8 @@ class ChaosRun {
   async #drain(): Promise<void> {
     const { guests, signal } = this.#options;
     const done = () => this.#open().length === 0 || signal.aborted;
-    const list = (): string =>
-      this.#open()
-        .map(({ job }) => `${job.id} ${job.name} ${job.status}`)
-        .join(', ');
+    const list = (): string => listOf(this.#open());
+    this.#step = 'all jobs to end';
     const progress = setInterval(() => this.#say(`not over yet: ${list()}`), PROGRESS_MS);
     await eventually('all jobs to end', done, LIMITS[guests.driver].drainMs)
       .catch(() => this.#say(`giving up on ${list()}`))
@@ -256,9 +273,14 @@ class ChaosRun {
   /** Ends everything. `forget`: nobody needs its files. */
   async tearDown(forget: boolean): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
-    for (const host of this.#hosts) await host.killEverything();
     // Whatever works in a directory of this run is of this run.
-    for (const pid of processesOf(this.#directory)) sendSignal(pid, 'SIGKILL');
+    const killAll = (): void =>
+      processesOf(this.#directory).forEach((pid) => void sendSignal(pid, 'SIGKILL'));
+    // A host that is not ready yet is nobody's.
+    if (this.#step === STARTING) killAll();
+    await this.#settingUp.catch(() => undefined);
+    for (const host of this.#hosts) await host.killEverything();
+    killAll();
     if (!forget && this.#field !== undefined) {
       await writeDown(this.#field.simulator, this.#directory);
     }
@@ -286,4 +308,8 @@ class ChaosRun {
     const seconds = ((performance.now() - this.#startedAt) / 1000).toFixed(1).padStart(6);
     this.#options.say(`${seconds} s  ${text}`);
   }
+}
+
+function listOf(jobs: readonly TrackedJob[]): string {
+  return jobs.map(({ job }) => `${job.id} ${job.name} ${job.status}`).join(', ');
 }

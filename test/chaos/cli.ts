@@ -7,6 +7,7 @@ import { findGuestRunner } from '../../fixtures/main-job/runner.ts';
 import { runChaos } from './chaos.ts';
 import type { Guests } from './host-config.ts';
 import type { Summary } from './judge.ts';
+import { limitOf } from './limits.ts';
 
 const USAGE = `npm run chaos -- [options]
 
@@ -18,6 +19,8 @@ nothing must be left.
   --seed N          which schedule of jobs and faults (default: drawn, and printed)
   --rounds N        how many faults (default: 15: one of each kind)
   --driver DRIVER   process (the default) or qemu: virtual machines with the micro guest
+  --limit SECONDS   what the whole run may take; beyond, it says what it waits for, and fails
+                    (default: 4.5 min and 30 s a round; with qemu 17 min and 2 min a round)
   --json            one JSON object on stdout, and nothing else there
   --help            this text
 
@@ -32,6 +35,8 @@ interface Arguments {
   readonly seed: number;
   readonly rounds: number;
   readonly driver: 'process' | 'qemu';
+  /** Seconds; null: what the driver takes. */
+  readonly limit: number | null;
   readonly json: boolean;
   readonly help: boolean;
 }
@@ -42,6 +47,7 @@ function readArguments(): Arguments {
       seed: { type: 'string' },
       rounds: { type: 'string', default: '15' },
       driver: { type: 'string', default: 'process' },
+      limit: { type: 'string' },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -53,6 +59,7 @@ function readArguments(): Arguments {
   return {
     seed: readNumber('--seed', values.seed ?? String(randomInt(1, 1_000_000)), 2 ** 31 - 1),
     rounds: readNumber('--rounds', values.rounds, 10_000),
+    limit: values.limit === undefined ? null : readNumber('--limit', values.limit, 1_000_000),
     ...{ driver, json, help },
   };
 }
@@ -83,7 +90,7 @@ function format(summary: Summary): string {
 }
 
 async function main(): Promise<number> {
-  const { seed, rounds, driver, json, help } = readArguments();
+  const { seed, rounds, driver, limit, json, help } = readArguments();
   if (help) {
     process.stdout.write(USAGE);
     return 0;
@@ -95,6 +102,7 @@ async function main(): Promise<number> {
   process.once('SIGTERM', onSignal);
   const { summary, violations, clean } = await runChaos({
     ...{ seed, rounds, signal: stop.signal },
+    limitMs: limit === null ? limitOf(driver, rounds) : limit * 1000,
     guests: await prepareGuests(driver),
     say: (line) => console.error(line),
   });
@@ -116,3 +124,5 @@ try {
   if (wrongUse) console.error('\nnpm run chaos -- --help says more.');
   process.exitCode = wrongUse ? 2 : 1;
 }
+// What hangs must not hold it up for ever.
+setTimeout(() => process.exit(), 5000).unref();
