@@ -237,7 +237,7 @@ suite('what we owe GitLab', { concurrency: 4 }, () => {
   });
 
   test('is set aside, with an error, when it was tried for long enough', async (t) => {
-    const { host, job } = await owing(t, 500);
+    const { host, job } = await owing(t, 5000);
     assert.equal((await host.ended(job)).outcome, 'system_failure');
     assert.deepEqual(await host.journal(), [`job-${job.id}.json.undelivered`]);
     assert.ok(host.log.some((line) => line.startsWith('error') && line.includes('.undelivered')));
