@@ -52,6 +52,11 @@ export class Leases {
     return this.all().filter((lease) => lease.runner === runner && lease.holdsRoom).length;
   }
 
+  /** The lease of a job. */
+  byJob(id: number): Lease | undefined {
+    return this.#byJob.get(id);
+  }
+
   /** The lease that a VM token opens. */
   byVmToken(token: string): Lease | undefined {
     const lease = this.#byToken.get(tokenKey(token));

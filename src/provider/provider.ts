@@ -64,7 +64,7 @@ export function createProvider(
   );
   const ofRunner = (name: string): GitlabClient => clientFor((call) => metrics.called(name, call));
   const ofJobs = clientFor((call) => {
-    const lease = leases.all().find(({ facts }) => facts.id === call.jobId);
+    const lease = call.jobId === null ? undefined : leases.byJob(call.jobId);
     if (lease !== undefined) metrics.called(lease.runner, call);
   });
 

@@ -7,6 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { HEADERS, isJobOver, JOB_STATUS, type JobStatus, parseRangeEnd } from '../gitlab/index.ts';
 import { type Lease, type PendingFinal, sameToken } from '../leases/index.ts';
 import { readKey } from '../lib/read-key.ts';
+import { refusalBody } from './answers.ts';
 import { readBody } from './body.ts';
 import { headersUp, takesBody } from './headers.ts';
 import { parseStrictObject } from './json.ts';
@@ -31,13 +32,6 @@ export interface JobCall {
 /** The status of a call that goes no further; null where it was passed on and has been answered. */
 type Refused = 400 | 403 | 413 | 500 | null;
 
-const MESSAGES = {
-  400: '400 Bad request',
-  403: '403 Forbidden',
-  413: '413 Request Entity Too Large',
-  500: '500 Internal Server Error',
-} as const;
-
 /** Resolves when the guest has its answer, or has gone. */
 export async function answerCall(call: JobCall, services: Services): Promise<void> {
   const { incoming, outgoing } = call;
@@ -55,7 +49,7 @@ export async function answerCall(call: JobCall, services: Services): Promise<voi
     outgoing.destroy();
     return;
   }
-  const body = JSON.stringify({ message: MESSAGES[refused] });
+  const body = refusalBody(refused);
   outgoing.writeHead(refused, {
     'Content-Type': 'application/json',
     'Content-Length': body.length,

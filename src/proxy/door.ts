@@ -6,7 +6,7 @@ import type { Guests } from './guests.ts';
 import { type ReadableHead, readHead } from './head.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
-import { type RefusedStatus, refusals } from './refusals.ts';
+import { bodyOf, type RefusedStatus, refusals } from './refusals.ts';
 
 export interface Admission {
   readonly guests: Guests;
@@ -78,13 +78,8 @@ function delay(
   if (isSmall) incoming.resume();
   const waiting = setTimeout(() => {
     if (hasBody(incoming.headers) && !incoming.complete) return refuse();
-    const { headers, body } = TOO_MANY;
-    outgoing.writeHead(429, headers).end(body);
+    const headers = { 'content-type': 'application/json', 'retry-after': '1' };
+    outgoing.writeHead(429, headers).end(bodyOf(429));
   }, limits.floodDelayMs);
   outgoing.once('close', () => clearTimeout(waiting));
 }
-
-const TOO_MANY = {
-  headers: { 'content-type': 'application/json', 'retry-after': '1' },
-  body: '{"message":"429 Too Many Requests"}',
-} as const;

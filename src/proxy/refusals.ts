@@ -28,8 +28,13 @@ export const refusals: Readonly<Record<RefusedStatus, Uint8Array>> = {
   505: refusal(505),
 };
 
+/** What a connection that stays is told of a refusal. */
+export function bodyOf(status: keyof typeof TEXTS): string {
+  return JSON.stringify({ message: `${status} ${TEXTS[status]}` });
+}
+
 function refusal(status: keyof typeof TEXTS, headers = ''): Uint8Array {
-  const body = JSON.stringify({ message: `${status} ${TEXTS[status]}` });
+  const body = bodyOf(status);
   return Buffer.from(
     `HTTP/1.1 ${status} ${TEXTS[status]}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n${headers}Connection: close\r\n\r\n${body}`,
   );

@@ -4,7 +4,7 @@ export interface Route {
   /** For log and metrics. */
   readonly name: RouteName;
   readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH';
-  /** Below `/<vm token>/api/v4`, in Hono's notation. */
+  /** Below `/<vm token>/api/v4`; `:id` is the job's. */
   readonly path: string;
   readonly check: Check;
   readonly handling: Handling;
@@ -39,8 +39,7 @@ export type Handling =
   /** Has no body; repeated until GitLab answers, then streamed to the guest. */
   | 'download';
 
-/** What GitLab calls its jobs; no leading zero, nothing that a number would not hold. */
-const JOB = '/jobs/:id{[1-9][0-9]{0,14}}';
+const JOB = '/jobs/:id';
 
 export const ROUTES: readonly Route[] = [
   {
@@ -89,6 +88,7 @@ const OF_JOBS = new Map<string, Route>(
   ]),
 );
 
+/** What GitLab calls its jobs; no leading zero, nothing that a number would not hold. */
 const JOB_PATH = /^jobs\/([1-9][0-9]{0,14})(|\/[a-z_]+)$/;
 
 /** The route of a job's call: by its method, and its path below the API. */
