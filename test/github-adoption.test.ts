@@ -2,11 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
-import http from 'node:http';
 import path from 'node:path';
 import { test } from 'node:test';
 import { startGithubSimulator } from '../fixtures/github/index.ts';
 import type { HostStatus } from '../fixtures/host/src/index.ts';
+import { getJson } from '../fixtures/host/src/testing/get-json.ts';
 import { runHost } from '../fixtures/host/src/testing/host-command.ts';
 import { eventually } from './support/deadline.ts';
 import { temporaryDirectory, writePrivate } from './support/files.ts';
@@ -105,16 +105,3 @@ test('a GitHub job goes on through two kills of its host', async (t) => {
   host.kill('SIGTERM');
   assert.equal((await host.exited).code, 0);
 });
-
-function getJson<T>(socketPath: string, target: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const request = http.get({ socketPath, path: target, headers: { host: 'localhost' } });
-    request.on('error', reject);
-    request.on('response', (response) => {
-      response
-        .toArray()
-        .then((chunks) => resolve(JSON.parse(Buffer.concat(chunks).toString()) as T))
-        .catch(reject);
-    });
-  });
-}

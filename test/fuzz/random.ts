@@ -1,19 +1,13 @@
 /** Chance that a seed decides: the same seed and case, the same choices. */
 
+import { createRandom, type Random } from '../support/random.ts';
+
 export class Chance {
-  #state: number;
+  /** In [0, 1). */
+  readonly next: Random;
 
   constructor(seed: number, case_: number) {
-    this.#state = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(case_ + 1, 0x85ebca6b)) >>> 0;
-  }
-
-  /** In [0, 1): mulberry32. */
-  next(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let mixed = this.#state;
-    mixed = Math.imul(mixed ^ (mixed >>> 15), mixed | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    this.next = createRandom(Math.imul(seed, 0x9e3779b1) ^ Math.imul(case_ + 1, 0x85ebca6b));
   }
 
   /** In [0, limit). */

@@ -13,7 +13,6 @@ import {
   symlink,
   writeFile,
 } from 'node:fs/promises';
-import http from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
@@ -24,6 +23,7 @@ import {
   startGitlabSimulator,
 } from '../../fixtures/gitlab/index.ts';
 import type { HostStatus } from '../../fixtures/host/src/index.ts';
+import { getJson } from '../../fixtures/host/src/testing/get-json.ts';
 import { plainLog } from '../../fixtures/main-job/log-lines.ts';
 import { findGuestRunner } from '../../fixtures/main-job/runner.ts';
 import { eventually } from '../support/deadline.ts';
@@ -44,7 +44,6 @@ interface Site {
   readonly gitlab: GitlabSimulator;
   readonly jobs: readonly SimJob[];
   /** The package that a host is started from; what it points at may change. */
-  readonly cli: string;
   upgrade(): Promise<void>;
   run(args: readonly string[], wrapper?: readonly string[]): ChildProcess;
   status(): Promise<HostStatus>;
@@ -129,7 +128,6 @@ async function prepare(t: TestContext, runner: string | undefined): Promise<Site
     directory,
     gitlab,
     jobs,
-    cli,
     run,
     log: () => log,
     async upgrade() {
@@ -285,23 +283,10 @@ async function twoVersions(directory: string): Promise<{ readonly next: string }
   return { next };
 }
 
-function getJson<T>(socketPath: string, target: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const request = http.get({ socketPath, path: target, headers: { host: 'localhost' } });
-    request.on('error', reject);
-    request.on('response', (response) => {
-      response
-        .toArray()
-        .then((chunks) => resolve(JSON.parse(Buffer.concat(chunks).toString()) as T))
-        .catch(reject);
-    });
-  });
-}
-
-const untilUp = ({ status, log }: Site, differentFrom = 0): Promise<HostStatus> =>
+const untilUp = ({ status, log }: Site): Promise<HostStatus> =>
   eventually('the host to answer', () => status().catch(() => undefined), LIMIT_MS).catch(
     (error: Error) => {
-      throw new Error(`${error.message} (${differentFrom})\n${log().slice(-4000)}`);
+      throw new Error(`${error.message}\n${log().slice(-4000)}`);
     },
   );
 

@@ -23,12 +23,13 @@ export async function liveJob(guest: Guest, isUp: () => boolean): Promise<void> 
     }
     return false;
   };
-  const lived =
-    (await persist(() => guest.request(), [201])) &&
-    (await persist(() => guest.keepAlive(), [200])) &&
+  const steps = [
+    [() => guest.request(), [201]],
+    [() => guest.keepAlive(), [200]],
     // 416: its first try arrived, and the answer was lost.
-    (await persist(() => guest.log(SAID), [202, 416])) &&
-    (await persist(() => guest.finish('success'), [200]));
-  void lived;
+    [() => guest.log(SAID), [202, 416]],
+    [() => guest.finish('success'), [200]],
+  ] as const;
+  for (const [call, until] of steps) if (!(await persist(call, until))) break;
   if (isUp()) await guest.powerOff();
 }

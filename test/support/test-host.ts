@@ -76,6 +76,8 @@ export interface TestHost {
   readonly endedLabels: readonly Labels[];
   /** Moves the provider's wall clock. */
   jumpClock(byMs: number): void;
+  /** So much time has passed, by every clock: best while the provider is dead. */
+  passTime(byMs: number): void;
   /** Somebody else holds one room, or gives it back. */
   holdRoom(isHeld: boolean): void;
   /** Machines that do not end when they are told to. */
@@ -145,6 +147,7 @@ export async function createTestHost(
   let life: Life | undefined;
   let pool: ReturnType<typeof createPool> | undefined;
   let clockOffset = 0;
+  let passedMs = 0;
   let deathAt: { name: Checkpoint; left: number; dead: () => void } | undefined;
 
   const host: TestHost = {
@@ -163,6 +166,10 @@ export async function createTestHost(
     jumpClock(byMs) {
       clockOffset += byMs;
     },
+    passTime(byMs) {
+      clockOffset += byMs;
+      passedMs += byMs;
+    },
     holdRoom: (isHeld) => pool?.hold(isHeld),
     async start() {
       const mine: Omit<Life, 'provider'> = { isDead: false, sockets: new Set(), timers: new Set() };
@@ -170,7 +177,7 @@ export async function createTestHost(
       const plugin = createPlugin({
         clock: {
           now: () => Date.now() + clockOffset,
-          monotonic: () => Number(process.hrtime.bigint()) / 1e6,
+          monotonic: () => Number(process.hrtime.bigint()) / 1e6 + passedMs,
           after(delayMs, callback) {
             if (mine.isDead) return { cancel: () => undefined };
             const timer = setTimeout(() => {

@@ -11,7 +11,7 @@ import { isAlive } from '../../fixtures/host/src/drivers/proc.ts';
 import { isInstalled } from '../../fixtures/host/src/drivers/qemu/index.ts';
 import { type HostCommand, runHost } from '../../fixtures/host/src/testing/host-command.ts';
 import { plainLog } from '../../fixtures/main-job/log-lines.ts';
-import { eventually } from '../support/deadline.ts';
+import { eventually, within } from '../support/deadline.ts';
 import { createRig, type Rig } from '../support/rig.ts';
 import { BOOT_MS, inQemu, skip } from '../support/vm.ts';
 import { DISK, NO_GIT, persist, rigWithDisk, TOKEN } from '../support/vm-disk.ts';
@@ -46,7 +46,7 @@ async function end(host: HostCommand): Promise<void> {
   host.kill('SIGINT');
   await host.said(/draining/);
   host.kill('SIGINT');
-  await eventually('the host to end', () => host.exited.then(() => true), 30_000);
+  await within('the host to end', host.exited, 30_000);
 }
 
 suite('a virtual machine whose host is killed', { skip }, () => {
@@ -151,14 +151,18 @@ async function ask(runDir: string, command: string): Promise<string> {
   try {
     await once(socket, 'connect');
     socket.write(`{"execute":"qmp_capabilities"}{"execute":"${command}","id":"asked"}`);
-    let said = '';
-    for await (const chunk of socket) {
-      said += String(chunk);
-      const answer = said.split('\n').find((line) => line.includes('"id": "asked"'));
-      if (answer !== undefined) return answer;
-    }
-    throw new Error('QEMU ended the connection');
+    return await within('QEMU’s answer', answerOf(socket), 10_000);
   } finally {
     socket.destroy();
   }
+}
+
+async function answerOf(socket: net.Socket): Promise<string> {
+  let said = '';
+  for await (const chunk of socket) {
+    said += String(chunk);
+    const answer = said.split('\n').find((line) => line.includes('"id": "asked"'));
+    if (answer !== undefined) return answer;
+  }
+  throw new Error('QEMU ended the connection');
 }

@@ -8,6 +8,7 @@ import type { SimJob } from '../../fixtures/gitlab/index.ts';
 import { eventually } from '../support/deadline.ts';
 import { createRig, type Rig } from '../support/rig.ts';
 import { BOOT_MS, endedInVm, inQemu, skip } from '../support/vm.ts';
+import { NO_GIT } from '../support/vm-disk.ts';
 
 /** What a machine knows and draws at its beginning. */
 const SCRIPT = [
@@ -15,8 +16,6 @@ const SCRIPT = [
   'echo "name $(hostname) end"',
   'echo "random $(od -An -N16 -tx1 /dev/urandom | tr -d " \\n") end"',
 ];
-
-const NO_GIT = [{ key: 'GIT_STRATEGY', value: 'none' }];
 
 const said = (job: SimJob, what: string): string =>
   new RegExp(`${what} (\\S+) end$`, 'm').exec(job.log.toString())?.[1] ?? '';
