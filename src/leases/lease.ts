@@ -344,7 +344,10 @@ export class Lease {
     }
     await this.#services.checkpoint(checkpointAfter(before, next, event));
     this.#state = next;
-    this.#log.debug(`job ${this.facts.id}: ${before.name} -> ${next.name}`, { event: event.type });
+    this.#log[next.name === before.name ? 'debug' : 'info'](
+      `job ${this.facts.id}: ${before.name} -> ${next.name}`,
+      { event: event.type, machine: this.#runnerName },
+    );
     this.#enter(before, event.type);
     this.#services.changed(this);
   }

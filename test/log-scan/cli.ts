@@ -1,4 +1,4 @@
-/** Runs a command, such as all tests, and then looks through what its hosts have logged for secrets. */
+/** Runs a command, such as all tests, and then looks through what its hosts and jobs have logged for secrets. */
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -25,7 +25,7 @@ try {
     console.error('log scan: nothing was recorded, so nothing was looked at');
   else
     console.log(
-      `log scan: ${leaks.length} leaks of ${secrets} secrets in ${lines} lines of hosts' logs`,
+      `log scan: ${leaks.length} leaks of ${secrets} secrets in ${lines} lines of hosts' and jobs' logs`,
     );
   process.exitCode = code === 0 && (leaks.length > 0 || secrets === 0 || lines === 0) ? 1 : code;
 } finally {
