@@ -130,12 +130,6 @@ async function readRunners(
     if (digest !== undefined) tokens.set(digest, index);
     const machineType = checkMachine(runner.machine, index, context, problems);
     const executor = readExecutor(runner, at, problems);
-    if (runner.warm > 0) {
-      problems.push({
-        path: `${at}.warm`,
-        message: 'warm machines are not in this version: only 0 is allowed',
-      });
-    }
     if (machineType === undefined || executor === undefined) continue;
     runners.push(
       Object.freeze({
@@ -144,6 +138,7 @@ async function readRunners(
         machineType,
         executor,
         limit: runner.limit,
+        warm: runner.warm,
         outputLimitKib: runner.output_limit,
         persist: runner.persist,
       }),

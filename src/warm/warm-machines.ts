@@ -1,0 +1,377 @@
+/**
+ * The warm machines of all runners: how many there are to be, which of them goes, who gets one. Each `look` brings
+ * what is there to what is wanted; whatever may change that calls it.
+ */
+
+import type { RunnerConfig, Timings } from '../config/index.ts';
+import type {
+  BootSpec,
+  Logger,
+  Machine,
+  MachineOutcome,
+  MachineState,
+  VmPool,
+} from '../contract/index.ts';
+import type { JobFacts } from '../gitlab/index.ts';
+import { type Checkpoint, isVmTokenOf, type ReadyMachine, tokenKey } from '../leases/index.ts';
+import type { Clock, Timer } from '../lib/clock.ts';
+import { describeError, errorCode } from '../lib/errors.ts';
+import type { Randomness } from '../lib/random.ts';
+import { readMetadata, type WarmFacts } from './metadata.ts';
+import { Rest } from './rest.ts';
+import { type WarmCause, WarmMachine } from './warm-machine.ts';
+
+/** How many warm machines a runner is to have now. */
+export interface Wish {
+  readonly runner: RunnerConfig;
+  readonly count: number;
+}
+
+export interface WarmServices extends Pick<Randomness, 'random'> {
+  readonly clock: Clock;
+  readonly timings: Timings;
+  readonly pool: Pick<VmPool, 'reserve'>;
+  readonly log: Logger;
+  readonly checkpoint: Checkpoint;
+  /** Of every configured runner. */
+  wishes(): readonly Wish[];
+  /** Why no machine is to be begun at the moment, whatever is wished; null: none. */
+  readonly problem: string | null;
+  newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
+  /** With what a machine of that runner would be booted now, and from where it would be told to clone. */
+  settings(runner: RunnerConfig): Pick<WarmFacts, 'settings' | 'cloneUrl'>;
+  bootSpec(
+    runner: RunnerConfig,
+    identity: { readonly runnerName: string; readonly vmToken: string },
+    facts: WarmFacts,
+  ): BootSpec;
+  /** From where that job is to be cloned. */
+  cloneUrlOf(job: JobFacts): string;
+  /** A VM token opens nothing any more. */
+  closed(vmToken: string): void;
+  changed(): void;
+  /** A runner has one warm machine less. */
+  ended(runner: string, cause: WarmCause): void;
+}
+
+/** A machine's memory becomes free just after its end; only then it is known who still waits. */
+const SETTLE_MS = 100;
+
+/** What nobody tells us of, a changed image for instance, is seen after so long. */
+const LOOK_EVERY_MS = 30_000;
+
+/** What a machine is before it has a job. */
+const WAITING: ReadonlySet<MachineState> = new Set([
+  'requested',
+  'registering',
+  'registered',
+  'starting',
+  'waiting',
+]);
+
+const GAVE_UP = 'its runner has given up waiting (does its template say --wait-timeout?)';
+
+/** Each has its own age, so that not all are booted anew at once. */
+const AGE_JITTER = 0.25;
+
+export class WarmMachines {
+  readonly #services: WarmServices;
+  readonly #all = new Set<WarmMachine>();
+  readonly #byToken = new Map<string, WarmMachine>();
+  readonly #rests = new Map<string, Rest>();
+  /** By runner: room is being waited for, for a machine with those settings. */
+  readonly #begun = new Map<
+    string,
+    { readonly settings: string; readonly wait: AbortController }
+  >();
+  /** Machines that were told to end, and have not. */
+  readonly #ending = new Set<Machine>();
+  readonly #emptied = new Set<() => void>();
+  #isYielding = false;
+  #isStopped = false;
+  #timer: Timer | null = null;
+
+  constructor(services: WarmServices) {
+    this.#services = services;
+  }
+
+  /** Those that wait for a job, or will. */
+  of(runner: string): readonly WarmMachine[] {
+    return [...this.#all].filter((one) => one.facts.runner === runner);
+  }
+
+  byVmToken(token: string): WarmMachine | undefined {
+    const found = this.#byToken.get(tokenKey(token));
+    // Found by its digest, it is that token: how long this takes tells nothing to anybody else.
+    return found?.facts.vmToken === token ? found : undefined;
+  }
+
+  /** Knows again those that an earlier run left; resolves with the machines that are none. */
+  load(machines: readonly Machine[]): Machine[] {
+    return machines.filter((machine) => {
+      const facts = readMetadata(machine.metadata);
+      // Once it was firm it had a job, whatever has become of that job's entry: it may have run it.
+      if (facts === null || machine.firm || !WAITING.has(machine.state)) return true;
+      this.#add(machine, facts, machine.state === 'waiting');
+      return false;
+    });
+  }
+
+  /** From where warm machines of an earlier run were told to clone. */
+  get knownCloneUrl(): string | null {
+    return [...this.#all][0]?.facts.cloneUrl ?? null;
+  }
+
+  /**
+   * A machine for a claimer that is about to ask GitLab; null: there is none that nobody else waits for. It is
+   * given back by `release`, or taken for the job that was found. At most one of a runner is pinned.
+   */
+  pin(runner: string, runnerToken: string): ReadyMachine | null {
+    for (const one of this.of(runner)) {
+      if (!one.isPinned && !isVmTokenOf(one.facts.vmToken, runnerToken)) {
+        this.#end(one, 'retired', 'its runner has another token now');
+      }
+    }
+    const free = this.of(runner).filter(
+      ({ isPinned, machine }) => !isPinned && machine.wanted === 'no' && !machine.outdated,
+    );
+    const [best] = free.toSorted((a, b) => b.readiness - a.readiness);
+    if (best === undefined) return null;
+    best.isPinned = true;
+    return this.#readyMachine(best);
+  }
+
+  /** Call it whenever something has changed that may change which warm machines there are to be. */
+  look(): void {
+    if (this.#isStopped) return;
+    const { clock } = this.#services;
+    const now = clock.monotonic();
+    for (const one of this.#all) if (!one.isPinned) this.#endIfDue(one, now);
+    this.#yieldOne();
+    for (const [runner, { settings, wait }] of this.#begun) {
+      if (!this.#isWished(runner, settings)) wait.abort();
+    }
+    for (const wish of this.#services.wishes()) this.#adjust(wish, now);
+    this.#arm(now);
+  }
+
+  /** Waits for no more room. Those that are there stay. */
+  leave(): void {
+    this.#isStopped = true;
+    this.#timer?.cancel();
+    for (const { wait } of this.#begun.values()) wait.abort();
+  }
+
+  /** Ends those that no job pins; resolves when none is left. */
+  async end(reason: string): Promise<void> {
+    this.leave();
+    for (const one of this.#all) this.#end(one, 'retired', reason);
+    if (this.#ending.size === 0) return;
+    await new Promise<void>((resolve) => this.#emptied.add(resolve));
+  }
+
+  #wishFor(runner: string): Wish | undefined {
+    return this.#services.wishes().find((wish) => wish.runner.name === runner);
+  }
+
+  /** One more of that kind. */
+  #isWished(runner: string, settings: string): boolean {
+    const wish = this.#wishFor(runner);
+    return (
+      wish !== undefined &&
+      this.of(runner).length < wish.count &&
+      this.#services.settings(wish.runner).settings === settings
+    );
+  }
+
+  #endIfDue(one: WarmMachine, now: number): void {
+    const { runner, settings } = one.facts;
+    const wish = this.#wishFor(runner);
+    if (wish === undefined) {
+      this.#end(one, 'retired', 'its runner is not configured any more');
+    } else if (this.#services.settings(wish.runner).settings !== settings) {
+      this.#end(one, 'retired', 'its runner is configured otherwise now');
+    } else if (one.machine.outdated) {
+      this.#end(one, 'retired', 'machines of its type are booted from something else now');
+    } else if (now >= one.retireAt) {
+      this.#rests.get(runner)?.forget();
+      this.#end(one, 'retired', 'it has waited long enough');
+    } else if (now >= one.silentAt) {
+      this.#fail(one, one.isReady ? 'its runner has stopped asking' : 'its runner did not ask');
+    }
+  }
+
+  /** One at a time: others may need no more than its room. */
+  #yieldOne(): void {
+    if (this.#isYielding) return;
+    const [first] = [...this.#all]
+      .filter(({ isPinned, machine }) => !isPinned && machine.wanted !== 'no')
+      .toSorted((a, b) => a.readiness - b.readiness);
+    if (first === undefined) return;
+    this.#isYielding = true;
+    const { clock } = this.#services;
+    this.#restOf(first.facts.runner).begin(clock.monotonic());
+    void first.machine.ended.then(() =>
+      clock.after(SETTLE_MS, () => {
+        this.#isYielding = false;
+        this.look();
+      }),
+    );
+    this.#end(first, 'yielded', 'its room is needed');
+  }
+
+  #adjust({ runner, count }: Wish, now: number): void {
+    const own = this.of(runner.name);
+    const surplus = own
+      .filter(({ isPinned }) => !isPinned)
+      .toSorted((a, b) => a.readiness - b.readiness)
+      .slice(0, Math.max(0, own.length - count));
+    for (const one of surplus) this.#end(one, 'surplus', 'there are more than are wanted');
+    const rests = now < this.#restOf(runner.name).until;
+    // One after the other: many that boot at once slow down each other, and the jobs.
+    const isBusy = this.#begun.has(runner.name) || own.some(({ isReady }) => !isReady);
+    if (own.length >= count || rests || isBusy || this.#services.problem !== null) return;
+    void this.#boot(runner);
+  }
+
+  async #boot(runner: RunnerConfig): Promise<void> {
+    const { pool, log, newIdentity, checkpoint, bootSpec, settings } = this.#services;
+    const wanted = settings(runner);
+    const wait = new AbortController();
+    this.#begun.set(runner.name, { settings: wanted.settings, wait });
+    try {
+      // Before there is room: that is not held for anything but the boot.
+      const identity = await newIdentity(runner.name);
+      const room = await pool.reserve({
+        machineType: runner.machineType.name,
+        firm: false,
+        warm: true,
+        purpose: `runner ${runner.name}: a warm machine`,
+        signal: wait.signal,
+      });
+      if (wait.signal.aborted) return room.release();
+      const facts: WarmFacts = {
+        ...wanted,
+        runner: runner.name,
+        vmToken: identity.vmToken,
+        retireAt: this.#retireAt(),
+      };
+      const machine = room.boot(bootSpec(runner, identity, facts));
+      this.#add(machine, facts, false);
+      await checkpoint('warm-requested');
+    } catch (error) {
+      if (wait.signal.aborted) return;
+      this.#restOf(runner.name).begin(this.#services.clock.monotonic());
+      if (errorCode(error) === 'draining') return;
+      log.warn(`runner ${runner.name} gets no warm machine: ${describeError(error)}`);
+    } finally {
+      this.#begun.delete(runner.name);
+      this.look();
+    }
+  }
+
+  #retireAt(): number {
+    const { clock, timings, random } = this.#services;
+    return clock.monotonic() + timings.warmAgeMs * (1 - AGE_JITTER * random());
+  }
+
+  #add(machine: Machine, facts: WarmFacts, hasAsked: boolean): void {
+    const { clock, timings, changed } = this.#services;
+    const one = new WarmMachine(machine, facts, hasAsked, clock, timings);
+    this.#all.add(one);
+    this.#byToken.set(tokenKey(facts.vmToken), one);
+    const unwatch = machine.onWanted(() => this.look());
+    void machine.ended.then((outcome) => {
+      unwatch();
+      this.#onEnded(one, outcome);
+    });
+    changed();
+  }
+
+  #onEnded(one: WarmMachine, { cause, detail }: MachineOutcome): void {
+    if (this.#ending.delete(one.machine) && this.#ending.size === 0) {
+      for (const resolve of this.#emptied) resolve();
+      this.#emptied.clear();
+    }
+    // One that has a job, or was told to end, is none of ours any more.
+    if (this.#all.has(one)) {
+      // A job that is being asked for with it gets room of its own.
+      one.isPinned = false;
+      const gaveUp = one.isReady && cause === 'powered-off';
+      this.#fail(one, gaveUp ? `${detail}, ${GAVE_UP}` : detail);
+    }
+    this.look();
+  }
+
+  #fail(one: WarmMachine, reason: string): void {
+    const { clock, log } = this.#services;
+    const { runner } = one.facts;
+    const restMs = this.#restOf(runner).begin(clock.monotonic());
+    log.warn(
+      `a warm machine of runner ${runner} was of no use: ${reason}; the next one is booted after ${Math.round(restMs / 1000)} s`,
+      { machine: one.machine.runnerName },
+    );
+    this.#end(one, 'failed', reason);
+  }
+
+  /** Its token is dead at once. */
+  #end(one: WarmMachine, cause: WarmCause, reason: string): void {
+    if (one.isPinned || !this.#forget(one, cause)) return;
+    this.#services.log.debug(`a warm machine of runner ${one.facts.runner} goes: ${reason}`, {
+      machine: one.machine.runnerName,
+    });
+    this.#services.closed(one.facts.vmToken);
+    one.settle();
+    this.#stop(one.machine, reason);
+  }
+
+  #stop(machine: Machine, reason: string): void {
+    if (machine.state !== 'stopped') this.#ending.add(machine);
+    machine.stop(reason);
+  }
+
+  #forget(one: WarmMachine, cause: WarmCause): boolean {
+    if (!this.#all.delete(one)) return false;
+    this.#byToken.delete(tokenKey(one.facts.vmToken));
+    this.#services.ended(one.facts.runner, cause);
+    this.#services.changed();
+    return true;
+  }
+
+  #readyMachine(one: WarmMachine): ReadyMachine {
+    const { machine, facts } = one;
+    return {
+      runnerName: machine.runnerName,
+      vmToken: facts.vmToken,
+      suits: (job) => this.#all.has(one) && this.#services.cloneUrlOf(job) === facts.cloneUrl,
+      makeFirm: () => machine.makeFirm(),
+      take: () => {
+        if (this.#forget(one, 'bound')) this.#rests.get(facts.runner)?.forget();
+        one.isPinned = false;
+        one.settle();
+        return machine;
+      },
+      release: () => {
+        one.isPinned = false;
+        if (machine.firm) this.#end(one, 'retired', 'it was of no use to the job that was found');
+        this.look();
+      },
+    };
+  }
+
+  #restOf(runner: string): Rest {
+    const known = this.#rests.get(runner) ?? new Rest(this.#services.timings);
+    this.#rests.set(runner, known);
+    return known;
+  }
+
+  /** For the next moment at which time alone changes something. */
+  #arm(now: number): void {
+    this.#timer?.cancel();
+    const times = [...this.#all].flatMap(({ retireAt, silentAt }) => [retireAt, silentAt]);
+    for (const { until } of this.#rests.values()) if (until > now) times.push(until);
+    if (times.length === 0) return;
+    const delayMs = Math.min(LOOK_EVERY_MS, Math.max(1, Math.min(...times) - now));
+    this.#timer = this.#services.clock.after(delayMs, () => this.look());
+  }
+}
