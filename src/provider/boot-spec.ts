@@ -20,6 +20,7 @@ export function createBootSpec(
   { runnerName, vmToken }: { readonly runnerName: string; readonly vmToken: string },
   settings: GuestSettings,
   metadata: BootSpec['metadata'],
+  isWarm = false,
 ): BootSpec {
   const { hostAddress } = settings.runner.machineType;
   return {
@@ -29,6 +30,8 @@ export function createBootSpec(
       GITLAB_RUNNER_URL: secret(`http://${hostAddress}:${settings.port}/${vmToken}`),
       /** The runner's `--token`: opens that route, and nothing at GitLab. */
       GITLAB_RUNNER_TOKEN: secret(vmToken),
+      /** For `--wait-timeout`: a machine whose runner cannot reach us ends by itself; a warm one waits for ever. */
+      GITLAB_WAIT_TIMEOUT: isWarm ? '0' : '60',
       ...publicSubstitutions(settings),
     },
     metadata,

@@ -158,7 +158,7 @@ export function createProvider(
       return { settings: digestOf(settingsOf(runner, cloneUrl)), cloneUrl };
     },
     bootSpec: (runner, identity, facts) =>
-      createBootSpec(identity, settingsOf(runner, facts.cloneUrl), toMetadata(facts)),
+      createBootSpec(identity, settingsOf(runner, facts.cloneUrl), toMetadata(facts), true),
     cloneUrlOf: cloneUrlFor,
     closed: (vmToken) => proxy.end(vmToken),
     changed: () => host.changed(),
