@@ -124,7 +124,10 @@ for (const kind of ['stand-in', 'official'] as const) {
       const { template } = await withRunner();
       assert.ok(template);
       const { GITLAB_RUNNER = '' } = template.parameters;
-      const parameters = { ...template.parameters, GITLAB_RUNNER: `env LOG_LEVEL=debug ${GITLAB_RUNNER}` };
+      const parameters = {
+        ...template.parameters,
+        GITLAB_RUNNER: `env LOG_LEVEL=debug ${GITLAB_RUNNER}`,
+      };
       const rig = await createRig(t, {
         template: { ...template, parameters },
         runner: { warm: 1 },

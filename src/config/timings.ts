@@ -84,6 +84,8 @@ export interface Timings {
   readonly warmSilenceMs: number;
   /** A warm machine is replaced when it is so old, or a little sooner. */
   readonly warmAgeMs: number;
+  /** Between looks for what nobody tells us of warm machines: that their image has changed, for instance. */
+  readonly warmLookMs: number;
   /** First rest after a warm machine that failed or gave up its room; doubled up to the cap. */
   readonly warmRestMs: number;
   /** Longest such rest. */
@@ -133,6 +135,7 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   warmHoldMs: 4 * MINUTE,
   warmSilenceMs: MINUTE,
   warmAgeMs: 60 * MINUTE,
+  warmLookMs: 30 * SECOND,
   warmRestMs: 15 * SECOND,
   warmRestCapMs: 15 * MINUTE,
   warmUnhealthyMs: 10 * MINUTE,

@@ -264,7 +264,7 @@ export function createProvider(
       await journal.check();
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
-      warm.look();
+      warm.begin();
       log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
         guests: listening.address,
       });

@@ -57,9 +57,6 @@ export interface WarmServices extends Pick<Randomness, 'random'> {
 /** A machine's memory becomes free just after its end; only then it is known who still waits. */
 const SETTLE_MS = 100;
 
-/** What nobody tells us of, a changed image for instance, is seen after so long. */
-const LOOK_EVERY_MS = 30_000;
-
 /** What a machine is before it has a job. */
 const WAITING: ReadonlySet<MachineState> = new Set([
   'requested',
@@ -88,7 +85,8 @@ export class WarmMachines {
   readonly #ending = new Set<Machine>();
   readonly #emptied = new Set<() => void>();
   #isYielding = false;
-  #isStopped = false;
+  /** What there is to be is not known before. */
+  #hasBegun = false;
   #timer: Timer | null = null;
 
   constructor(services: WarmServices) {
@@ -127,6 +125,7 @@ export class WarmMachines {
    * given back by `release`, or taken for the job that was found. At most one of a runner is pinned.
    */
   pin(runner: string, runnerToken: string): ReadyMachine | null {
+    this.look();
     for (const one of this.of(runner)) {
       if (!one.isPinned && !isVmTokenOf(one.facts.vmToken, runnerToken)) {
         this.#end(one, 'retired', 'its runner has another token now');
@@ -141,9 +140,15 @@ export class WarmMachines {
     return this.#readyMachine(best);
   }
 
+  /** From now on there are as many as are wished for. */
+  begin(): void {
+    this.#hasBegun = true;
+    this.look();
+  }
+
   /** Call it whenever something has changed that may change which warm machines there are to be. */
   look(): void {
-    if (this.#isStopped) return;
+    if (!this.#hasBegun) return;
     const { clock } = this.#services;
     const now = clock.monotonic();
     for (const one of this.#all) if (!one.isPinned) this.#endIfDue(one, now);
@@ -157,7 +162,7 @@ export class WarmMachines {
 
   /** Waits for no more room. Those that are there stay. */
   leave(): void {
-    this.#isStopped = true;
+    this.#hasBegun = false;
     this.#timer?.cancel();
     for (const { wait } of this.#begun.values()) wait.abort();
   }
@@ -371,7 +376,8 @@ export class WarmMachines {
     const times = [...this.#all].flatMap(({ retireAt, silentAt }) => [retireAt, silentAt]);
     for (const { until } of this.#rests.values()) if (until > now) times.push(until);
     if (times.length === 0) return;
-    const delayMs = Math.min(LOOK_EVERY_MS, Math.max(1, Math.min(...times) - now));
-    this.#timer = this.#services.clock.after(delayMs, () => this.look());
+    const { clock, timings } = this.#services;
+    const delayMs = Math.min(timings.warmLookMs, Math.max(1, Math.min(...times) - now));
+    this.#timer = clock.after(delayMs, () => this.look());
   }
 }
