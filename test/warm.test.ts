@@ -5,12 +5,13 @@ import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
-import { suite, test } from 'node:test';
+import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { askHost } from '../fixtures/host/src/cli/ask-host.ts';
 import { eventually, within } from './support/deadline.ts';
 import { writePrivate } from './support/files.ts';
 import { createGuest } from './support/guest.ts';
+import { exchange, head } from './support/raw.ts';
 import { createRig, journalOf, type Rig } from './support/rig.ts';
 import {
   isGone,
@@ -308,6 +309,65 @@ suite('its room', { concurrency: 4 }, () => {
     assert.equal(job.status, 'pending');
     await order(rig, '/pause', { paused: false });
     await rig.guest(job);
+  });
+});
+
+suite('the token of a warm machine', { concurrency: 2 }, () => {
+  /** To a call that names this token, as bytes; the job's own token goes with each. */
+  const answersTo = async (t: TestContext, port: number, vmToken: string, job: SimJob) => {
+    const json = JSON.stringify({ token: job.token, state: 'success' });
+    const api = `/${vmToken}/api/v4`;
+    const body = ['Content-Type: application/json', `Content-Length: ${json.length}`];
+    const answers: string[] = [];
+    for (const call of [
+      head(`PUT ${api}/jobs/${job.id} HTTP/1.1`, ...body) + json,
+      head(`PATCH ${api}/jobs/${job.id}/trace HTTP/1.1`, ...body) + json,
+      head(`POST ${api}/jobs/${job.id}/artifacts HTTP/1.1`, ...body) + json,
+      head(`GET ${api}/jobs/${job.id}/artifacts HTTP/1.1`, `JOB-TOKEN: ${job.token}`),
+      head(`GET ${api}/jobs/${job.id}/runtime_environment_key HTTP/1.1`),
+      head(`GET ${api}/jobs/request HTTP/1.1`),
+      head(`DELETE ${api}/runners HTTP/1.1`),
+      head(`GET ${api}/nothing HTTP/1.1`),
+      head(`GET /${vmToken} HTTP/1.1`),
+    ]) {
+      answers.push((await exchange(t, port, call)).text);
+    }
+    return answers;
+  };
+  const UNKNOWN = 'glrt-xxxxxxxxx0123456789abcdef';
+
+  test('opens nothing but the question for a job, and nothing at all once it has ended', async (t) => {
+    const rig = await startWarm(t, { runner: { limit: 2 } });
+    const { job } = await rig.running();
+    const machine = await readyMachine(rig);
+    const port = Number(new URL(machine.guest.url).port);
+    const others = (): string[] =>
+      rig.gitlab.requests
+        .filter(({ route, target }) => route !== 'jobs-request' && !/jobs\/\d+$/.test(target))
+        .map(({ target }) => target);
+    const before = others();
+    const unknown = await answersTo(t, port, UNKNOWN, job);
+    assert.deepEqual(await answersTo(t, port, machine.guest.token, job), unknown);
+    const verified = await machine.guest.call('POST', 'runners/verify', {
+      json: { token: machine.guest.token },
+    });
+    assert.equal(verified.status, 200);
+    const foreign = await machine.guest.call('POST', 'jobs/request', { json: { token: UNKNOWN } });
+    assert.equal(foreign.status, 204);
+    await order(rig, '/pause', { provider: 'gitlab', runner: 'build', paused: true });
+    await isGone(rig, machine);
+    assert.deepEqual(await answersTo(t, port, machine.guest.token, job), unknown);
+    for (const call of ['jobs/request', 'runners/verify']) {
+      const ask = async (token: string): Promise<string> => {
+        const json = JSON.stringify({ token });
+        const line = `POST /${token}/api/v4/${call} HTTP/1.1`;
+        const type = ['Content-Type: application/json', `Content-Length: ${json.length}`];
+        return (await exchange(t, port, head(line, ...type) + json)).text;
+      };
+      assert.equal(await ask(machine.guest.token), await ask(UNKNOWN));
+    }
+    assert.deepEqual(others(), before, 'nothing of it may reach GitLab');
+    assert.equal(job.status, 'running');
   });
 });
 

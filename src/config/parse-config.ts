@@ -130,6 +130,12 @@ async function readRunners(
     if (digest !== undefined) tokens.set(digest, index);
     const machineType = checkMachine(runner.machine, index, context, problems);
     const executor = readExecutor(runner, at, problems);
+    if (runner.warm > runner.limit) {
+      problems.push({
+        path: `${at}.warm`,
+        message: `${runner.warm} is more than limit, ${runner.limit}: a runner has never more machines than that`,
+      });
+    }
     if (machineType === undefined || executor === undefined) continue;
     runners.push(
       Object.freeze({
