@@ -47,7 +47,7 @@ export interface RoomRequest {
 export interface Room {
   /** As it was when the room was granted; a reload does not change it. */
   readonly machineType: MachineType;
-  /** Whether a job is bound to this room. */
+  /** Whether a job is bound to this room, or has been; a machine's outlives a restart of the host. */
   readonly firm: boolean;
   /**
    * Who waits for this room at the moment. Also `firm` while no job may begin in it: its machine type waits for a new
