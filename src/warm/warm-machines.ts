@@ -3,56 +3,13 @@
  * what is there to what is wanted; whatever may change that calls it.
  */
 
-import type { RunnerConfig, Timings } from '../config/index.ts';
-import type {
-  BootSpec,
-  Logger,
-  Machine,
-  MachineOutcome,
-  MachineState,
-  VmPool,
-} from '../contract/index.ts';
-import type { JobFacts } from '../gitlab/index.ts';
-import { type Checkpoint, isVmTokenOf, type ReadyMachine, tokenKey } from '../leases/index.ts';
-import type { Clock, Timer } from '../lib/clock.ts';
-import { describeError, errorCode } from '../lib/errors.ts';
-import type { Randomness } from '../lib/random.ts';
+import type { Machine, MachineOutcome, MachineState } from '../contract/index.ts';
+import { isVmTokenOf, type ReadyMachine, tokenKey } from '../leases/index.ts';
+import type { Timer } from '../lib/clock.ts';
+import { Boots } from './boots.ts';
 import { readMetadata, type WarmFacts } from './metadata.ts';
-import { Rest } from './rest.ts';
+import type { WarmServices, Wish } from './services.ts';
 import { type WarmCause, WarmMachine } from './warm-machine.ts';
-
-/** How many warm machines a runner is to have now. */
-export interface Wish {
-  readonly runner: RunnerConfig;
-  readonly count: number;
-}
-
-export interface WarmServices extends Pick<Randomness, 'random'> {
-  readonly clock: Clock;
-  readonly timings: Timings;
-  readonly pool: Pick<VmPool, 'reserve'>;
-  readonly log: Logger;
-  readonly checkpoint: Checkpoint;
-  /** Of every configured runner. */
-  wishes(): readonly Wish[];
-  /** Why no machine is to be begun at the moment, whatever is wished; null: none. */
-  readonly problem: string | null;
-  newIdentity(runner: string): Promise<{ readonly runnerName: string; readonly vmToken: string }>;
-  /** With what a machine of that runner would be booted now, and from where it would be told to clone. */
-  settings(runner: RunnerConfig): Pick<WarmFacts, 'settings' | 'cloneUrl'>;
-  bootSpec(
-    runner: RunnerConfig,
-    identity: { readonly runnerName: string; readonly vmToken: string },
-    facts: WarmFacts,
-  ): BootSpec;
-  /** From where that job is to be cloned. */
-  cloneUrlOf(job: JobFacts): string;
-  /** A VM token opens nothing any more. */
-  closed(vmToken: string): void;
-  changed(): void;
-  /** A runner has one warm machine less. */
-  ended(runner: string, cause: WarmCause): void;
-}
 
 /** A machine's memory becomes free just after its end; only then it is known who still waits. */
 const SETTLE_MS = 100;
@@ -68,19 +25,11 @@ const WAITING: ReadonlySet<MachineState> = new Set([
 
 const GAVE_UP = 'its runner has given up waiting (does its template say --wait-timeout?)';
 
-/** Each has its own age, so that not all are booted anew at once. */
-const AGE_JITTER = 0.25;
-
 export class WarmMachines {
   readonly #services: WarmServices;
   readonly #all = new Set<WarmMachine>();
   readonly #byToken = new Map<string, WarmMachine>();
-  readonly #rests = new Map<string, Rest>();
-  /** By runner: room is being waited for, for a machine with those settings. */
-  readonly #begun = new Map<
-    string,
-    { readonly settings: string; readonly wait: AbortController }
-  >();
+  readonly #boots: Boots;
   /** Machines that were told to end, and have not. */
   readonly #ending = new Set<Machine>();
   readonly #emptied = new Set<() => void>();
@@ -91,6 +40,11 @@ export class WarmMachines {
 
   constructor(services: WarmServices) {
     this.#services = services;
+    this.#boots = new Boots(
+      services,
+      (machine, facts) => this.#add(machine, facts, false),
+      () => this.look(),
+    );
   }
 
   /** Those that wait for a job, or will. */
@@ -153,10 +107,8 @@ export class WarmMachines {
     const now = clock.monotonic();
     for (const one of this.#all) if (!one.isPinned) this.#endIfDue(one, now);
     this.#yieldOne();
-    for (const [runner, { settings, wait }] of this.#begun) {
-      if (!this.#isWished(runner, settings)) wait.abort();
-    }
-    for (const wish of this.#services.wishes()) this.#adjust(wish, now);
+    this.#boots.abort((runner) => this.#wishFor(runner) === undefined);
+    for (const wish of this.#services.wishes()) this.#adjust(wish);
     this.#arm(now);
   }
 
@@ -164,7 +116,7 @@ export class WarmMachines {
   leave(): void {
     this.#hasBegun = false;
     this.#timer?.cancel();
-    for (const { wait } of this.#begun.values()) wait.abort();
+    this.#boots.abort();
   }
 
   /** Ends those that no job pins; resolves when none is left. */
@@ -179,16 +131,6 @@ export class WarmMachines {
     return this.#services.wishes().find((wish) => wish.runner.name === runner);
   }
 
-  /** One more of that kind. */
-  #isWished(runner: string, settings: string): boolean {
-    const wish = this.#wishFor(runner);
-    return (
-      wish !== undefined &&
-      this.of(runner).length < wish.count &&
-      this.#services.settings(wish.runner).settings === settings
-    );
-  }
-
   #endIfDue(one: WarmMachine, now: number): void {
     const { runner, settings } = one.facts;
     const wish = this.#wishFor(runner);
@@ -199,7 +141,7 @@ export class WarmMachines {
     } else if (one.machine.outdated) {
       this.#end(one, 'retired', 'machines of its type are booted from something else now');
     } else if (now >= one.retireAt) {
-      this.#rests.get(runner)?.forget();
+      this.#boots.rest(runner).forget();
       this.#end(one, 'retired', 'it has waited long enough');
     } else if (now >= one.silentAt) {
       this.#fail(one, one.isReady ? 'its runner has stopped asking' : 'its runner did not ask');
@@ -215,7 +157,7 @@ export class WarmMachines {
     if (first === undefined) return;
     this.#isYielding = true;
     const { clock } = this.#services;
-    this.#restOf(first.facts.runner).begin(clock.monotonic());
+    this.#boots.rest(first.facts.runner).begin(clock.monotonic());
     void first.machine.ended.then(() =>
       clock.after(SETTLE_MS, () => {
         this.#isYielding = false;
@@ -225,59 +167,16 @@ export class WarmMachines {
     this.#end(first, 'yielded', 'its room is needed');
   }
 
-  #adjust({ runner, count }: Wish, now: number): void {
-    const own = this.of(runner.name);
+  #adjust(wish: Wish): void {
+    const own = this.of(wish.runner.name);
     const surplus = own
       .filter(({ isPinned }) => !isPinned)
       .toSorted((a, b) => a.readiness - b.readiness)
-      .slice(0, Math.max(0, own.length - count));
+      .slice(0, Math.max(0, own.length - wish.count));
     for (const one of surplus) this.#end(one, 'surplus', 'there are more than are wanted');
-    const rests = now < this.#restOf(runner.name).until;
     // One after the other: many that boot at once slow down each other, and the jobs.
-    const isBusy = this.#begun.has(runner.name) || own.some(({ isReady }) => !isReady);
-    if (own.length >= count || rests || isBusy || this.#services.problem !== null) return;
-    void this.#boot(runner);
-  }
-
-  async #boot(runner: RunnerConfig): Promise<void> {
-    const { pool, log, newIdentity, checkpoint, bootSpec, settings } = this.#services;
-    const wanted = settings(runner);
-    const wait = new AbortController();
-    this.#begun.set(runner.name, { settings: wanted.settings, wait });
-    try {
-      // Before there is room: that is not held for anything but the boot.
-      const identity = await newIdentity(runner.name);
-      const room = await pool.reserve({
-        machineType: runner.machineType.name,
-        firm: false,
-        warm: true,
-        purpose: `runner ${runner.name}: a warm machine`,
-        signal: wait.signal,
-      });
-      if (wait.signal.aborted) return room.release();
-      const facts: WarmFacts = {
-        ...wanted,
-        runner: runner.name,
-        vmToken: identity.vmToken,
-        retireAt: this.#retireAt(),
-      };
-      const machine = room.boot(bootSpec(runner, identity, facts));
-      this.#add(machine, facts, false);
-      await checkpoint('warm-requested');
-    } catch (error) {
-      if (wait.signal.aborted) return;
-      this.#restOf(runner.name).begin(this.#services.clock.monotonic());
-      if (errorCode(error) === 'draining') return;
-      log.warn(`runner ${runner.name} gets no warm machine: ${describeError(error)}`);
-    } finally {
-      this.#begun.delete(runner.name);
-      this.look();
-    }
-  }
-
-  #retireAt(): number {
-    const { clock, timings, random } = this.#services;
-    return clock.monotonic() + timings.warmAgeMs * (1 - AGE_JITTER * random());
+    const isBooting = own.some(({ isReady }) => !isReady);
+    this.#boots.adjust(isBooting ? { ...wish, count: 0 } : wish, own.length);
   }
 
   #add(machine: Machine, facts: WarmFacts, hasAsked: boolean): void {
@@ -311,7 +210,7 @@ export class WarmMachines {
   #fail(one: WarmMachine, reason: string): void {
     const { clock, log } = this.#services;
     const { runner } = one.facts;
-    const restMs = this.#restOf(runner).begin(clock.monotonic());
+    const restMs = this.#boots.rest(runner).begin(clock.monotonic());
     log.warn(
       `a warm machine of runner ${runner} was of no use: ${reason}; the next one is booted after ${Math.round(restMs / 1000)} s`,
       { machine: one.machine.runnerName },
@@ -351,7 +250,7 @@ export class WarmMachines {
       suits: (job) => this.#all.has(one) && this.#services.cloneUrlOf(job) === facts.cloneUrl,
       makeFirm: () => machine.makeFirm(),
       take: () => {
-        if (this.#forget(one, 'bound')) this.#rests.get(facts.runner)?.forget();
+        if (this.#forget(one, 'bound')) this.#boots.rest(facts.runner).forget();
         one.isPinned = false;
         one.settle();
         return machine;
@@ -364,17 +263,11 @@ export class WarmMachines {
     };
   }
 
-  #restOf(runner: string): Rest {
-    const known = this.#rests.get(runner) ?? new Rest(this.#services.timings);
-    this.#rests.set(runner, known);
-    return known;
-  }
-
   /** For the next moment at which time alone changes something. */
   #arm(now: number): void {
     this.#timer?.cancel();
     const times = [...this.#all].flatMap(({ retireAt, silentAt }) => [retireAt, silentAt]);
-    for (const { until } of this.#rests.values()) if (until > now) times.push(until);
+    times.push(...this.#boots.restsUntil.filter((until) => until > now));
     if (times.length === 0) return;
     const { clock, timings } = this.#services;
     const delayMs = Math.min(timings.warmLookMs, Math.max(1, Math.min(...times) - now));
