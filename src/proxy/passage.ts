@@ -15,7 +15,13 @@ import { sleep } from '../lib/clock.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import { readBody } from './body.ts';
 import { endEarly } from './early.ts';
-import { Exchange, type Reply } from './forward.ts';
+import {
+  type AnswerHead,
+  type Exchange,
+  type Reply,
+  SmallExchange,
+  StreamedExchange,
+} from './forward.ts';
 import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
 import {
@@ -116,7 +122,7 @@ class Passage {
 
   async #tryUntilAnswered(): Promise<void> {
     const { health } = this.#services;
-    let failed: IncomingMessage | 'unreachable' | null = null;
+    let failed: AnswerHead | 'unreachable' | null = null;
     for (;;) {
       if (failed !== null || !health.isOpen) {
         if (await this.#takeOver()) return;
@@ -155,36 +161,41 @@ class Passage {
     }
   }
 
-  #try(): Promise<Reply> {
-    const call = this.#call;
-    const services = this.#services;
-    const { timings } = services;
-    const { handling } = call.route;
+  async #try(): Promise<Reply> {
     this.#tries += 1;
-    const request = services.upstream.request({
-      method: call.route.method,
-      path: call.path,
-      headers: call.headers,
-      fresh: this.#tries > 1,
-      answerTimeoutMs:
-        handling === 'upload'
-          ? timings.forwardTimeoutMs
-          : Math.min(
-              handling === 'download' ? timings.downloadTimeoutMs : timings.updateTimeoutMs,
-              Math.max(this.#patienceMs(), MIN_TRY_MS),
-            ),
-    });
-    const exchange = new Exchange(request, call.incoming, call.outgoing);
-    this.#exchange = exchange;
-    const sentAt = services.monotonic();
-    const reply = exchange.send(this.#body, timings.stallMs);
-    return reply.then((one) => {
-      if (one.answer !== undefined) this.#firstByteMs = services.monotonic() - sentAt;
-      return one;
-    });
+    const sentAt = this.#services.monotonic();
+    const reply = await this.#send();
+    if (reply.answer !== undefined) this.#firstByteMs = this.#services.monotonic() - sentAt;
+    return reply;
   }
 
-  #noteFailure(reply: Reply): IncomingMessage | 'unreachable' {
+  #send(): Promise<Reply> {
+    const { route, path, headers, incoming, outgoing } = this.#call;
+    const { upstream, timings } = this.#services;
+    const { stallMs } = timings;
+    const { method, handling } = route;
+    const fresh = this.#tries > 1;
+    const common = { method, path, headers, fresh, answerTimeoutMs: this.#answerTimeoutMs() };
+    const body = this.#body;
+    if (body !== 'streamed' && handling !== 'download') {
+      const small = new SmallExchange(upstream.call({ ...common, body, stallMs }), body.length);
+      this.#exchange = small;
+      return small.reply();
+    }
+    const streamed = new StreamedExchange(upstream.request(common), incoming, outgoing);
+    this.#exchange = streamed;
+    return streamed.send(handling === 'download' ? 'none' : 'streamed', stallMs);
+  }
+
+  #answerTimeoutMs(): number {
+    const { downloadTimeoutMs, forwardTimeoutMs, updateTimeoutMs } = this.#services.timings;
+    const { handling } = this.#call.route;
+    if (handling === 'upload') return forwardTimeoutMs;
+    const limitMs = handling === 'download' ? downloadTimeoutMs : updateTimeoutMs;
+    return Math.min(limitMs, Math.max(this.#patienceMs(), MIN_TRY_MS));
+  }
+
+  #noteFailure(reply: Reply): AnswerHead | 'unreachable' {
     const { log, health, describeFailure } = this.#services;
     const { route, lease } = this.#call;
     this.#exchange?.abort();
@@ -208,7 +219,7 @@ class Passage {
   }
 
   /** Until GitLab answers again; after a failure of this call alone, with a delay of its own. */
-  async #wait(failed: IncomingMessage | 'unreachable' | null): Promise<Waited> {
+  async #wait(failed: AnswerHead | 'unreachable' | null): Promise<Waited> {
     const { held, clock, health } = this.#services;
     const vm = this.#call.lease.runnerName;
     const patienceMs = this.#patienceMs();
@@ -244,7 +255,7 @@ class Passage {
     return Math.min(timings.uploadLimitMs - passedMs, timings.holdLimitMs);
   }
 
-  #delayMs(failed: IncomingMessage | 'unreachable'): number {
+  #delayMs(failed: AnswerHead | 'unreachable'): number {
     const { timings } = this.#services;
     const isBroken = this.#exchange?.hasReadBody === true;
     const before = isBroken ? (brokenUploads.get(this.#call.lease) ?? 1) : this.#tries;
@@ -258,11 +269,10 @@ class Passage {
     );
   }
 
-  async #handDown(answer: IncomingMessage): Promise<void> {
+  async #handDown(answer: AnswerHead): Promise<void> {
     const { route, lease, incoming, outgoing, onAnswer } = this.#call;
     const exchange = this.#exchange as Exchange;
-    // At once: a body that is cut off while we write the journal is noticed by nobody else.
-    const collected = route.handling === 'download' ? null : exchange.collect(answer);
+    const collected = route.handling === 'download' ? null : exchange.collect();
     const own =
       this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
     await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
@@ -274,7 +284,7 @@ class Passage {
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);
-      await exchange.relay(answer);
+      await (exchange as StreamedExchange).relay();
     } else {
       const { body, isWhole } = await collected;
       if (this.#guestGone) return this.#report(0);
@@ -287,7 +297,7 @@ class Passage {
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
 
-  #lostAnswer(answer: IncomingMessage, body: Buffer): OwnAnswer | null {
+  #lostAnswer(answer: AnswerHead, body: Buffer): OwnAnswer | null {
     const { incoming, final } = this.#call;
     return lostAnswer(answer, incoming.headers, body, final?.state);
   }
@@ -298,7 +308,7 @@ class Passage {
   }
 
   /** The rest of its body cannot be had without the beginning: its runner has to send it again. */
-  async #answerBroken(failed: IncomingMessage | 'unreachable'): Promise<void> {
+  async #answerBroken(failed: AnswerHead | 'unreachable'): Promise<void> {
     const { lease, route, incoming } = this.#call;
     if (route.handling === 'upload') {
       brokenUploads.set(lease, (brokenUploads.get(lease) ?? 0) + 1);
