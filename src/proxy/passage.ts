@@ -8,7 +8,7 @@
  * on which it waits.
  */
 
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { sleep } from '../lib/clock.ts';
@@ -22,6 +22,7 @@ import {
   SmallExchange,
   StreamedExchange,
 } from './forward.ts';
+import { type GuestRequest, type GuestResponse, isWhole, streamsOf } from './guest-call.ts';
 import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
 import {
@@ -39,8 +40,8 @@ import type { ForwardedCall, ProxyServices } from './services.ts';
 export interface CheckedCall {
   readonly lease: Lease;
   readonly route: Route;
-  readonly incoming: IncomingMessage;
-  readonly outgoing: ServerResponse;
+  readonly incoming: GuestRequest;
+  readonly outgoing: GuestResponse;
   /** Path and query below GitLab's address, made of checked parts. */
   readonly path: string;
   readonly headers: OutgoingHttpHeaders;
@@ -61,7 +62,7 @@ export interface FinalUpdate {
 /** As the guest is answered. */
 export interface Answered {
   readonly statusCode?: number | undefined;
-  readonly headers: IncomingMessage['headers'];
+  readonly headers: AnswerHead['headers'];
 }
 
 /** A broken upload's runner has few tries: the time between them grows by this factor. */
@@ -99,7 +100,9 @@ class Passage {
     this.#call = call;
     this.#services = services;
     this.#startedAt = services.monotonic();
-    this.#body = call.body ?? (call.route.handling === 'download' ? NOTHING : 'streamed');
+    const { incoming, route } = call;
+    const whole = isWhole(incoming) ? incoming.body : undefined;
+    this.#body = call.body ?? whole ?? (route.handling === 'download' ? NOTHING : 'streamed');
   }
 
   async run(): Promise<void> {
@@ -161,6 +164,15 @@ class Passage {
     }
   }
 
+  /** What came whole with its head counts once it has to wait. */
+  #keepWhole(): boolean {
+    const { incoming, lease } = this.#call;
+    if (!isWhole(incoming) || this.#keptBytes > 0) return true;
+    if (!this.#services.held.bytes.take(lease.runnerName, incoming.body.length)) return false;
+    this.#keptBytes = incoming.body.length;
+    return true;
+  }
+
   async #try(): Promise<Reply> {
     this.#tries += 1;
     const sentAt = this.#services.monotonic();
@@ -170,7 +182,7 @@ class Passage {
   }
 
   #send(): Promise<Reply> {
-    const { route, path, headers, incoming, outgoing } = this.#call;
+    const { route, path, headers } = this.#call;
     const { upstream, timings } = this.#services;
     const { stallMs } = timings;
     const { method, handling } = route;
@@ -182,6 +194,7 @@ class Passage {
       this.#exchange = small;
       return small.reply();
     }
+    const { incoming, outgoing } = streamsOf(this.#call);
     const streamed = new StreamedExchange(upstream.request(common), incoming, outgoing);
     this.#exchange = streamed;
     return streamed.send(handling === 'download' ? 'none' : 'streamed', stallMs);
@@ -225,6 +238,10 @@ class Passage {
     const patienceMs = this.#patienceMs();
     if (patienceMs <= 0) return 'too-long';
     if (!held.calls.take(vm, 1)) return 'too-many';
+    if (!this.#keepWhole()) {
+      held.calls.give(vm, 1);
+      return 'too-many';
+    }
     const beganAt = this.#services.monotonic();
     const stop = new AbortController();
     this.#stopWaiting = () => stop.abort();
@@ -291,7 +308,7 @@ class Passage {
       const fitting = isWhole ? headers : withLength(headers, body.length);
       outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
       if (isEarly) exchange.abort();
-      if (isEarly) endEarly(incoming, outgoing, body, this.#services.clock);
+      if (isEarly) endEarly(streamsOf(this.#call), body, this.#services.clock);
       else outgoing.end(body);
     }
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
@@ -327,13 +344,13 @@ class Passage {
     // Node reads the rest of a small body by itself; a large one is not worth it.
     const isSmall = Number(incoming.headers['content-length'] ?? Number.NaN) <= MAX_REPEATED_BYTES;
     const hasRest = !incoming.complete && !isSmall && this.#call.route.method !== 'GET';
-    outgoing.writeHead(status, {
+    outgoing.writeHead(status, STATUS_CODES[status] ?? '', {
       ...headers,
       'Content-Length': body.length,
       ...(hasRest ? { Connection: 'close' } : {}),
     });
     if (hasRest) this.#exchange?.abort();
-    if (hasRest) endEarly(incoming, outgoing, body, this.#services.clock);
+    if (hasRest) endEarly(streamsOf(this.#call), body, this.#services.clock);
     else outgoing.end(body);
     this.#report(status);
   }
