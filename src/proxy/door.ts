@@ -89,11 +89,13 @@ function delay(
     incoming.headers['transfer-encoding'] === undefined &&
     Number(incoming.headers['content-length'] ?? 0) <= limits.jsonBytes;
   if (isSmall && !isWhole(incoming)) incoming.resume();
+  // Spread: the calls of a flood that are answered all at once come back all at once.
+  const delayMs = limits.floodDelayMs * (1 + Math.random());
   const waiting = setTimeout(() => {
     if (hasBody(incoming.headers) && !incoming.complete) return refuse();
     const headers = { 'content-type': 'application/json', 'retry-after': '1' };
     outgoing.writeHead(429, STATUS_CODES[429] ?? '', headers);
     outgoing.end(bodyOf(429));
-  }, limits.floodDelayMs);
+  }, delayMs);
   outgoing.once('close', () => clearTimeout(waiting));
 }

@@ -129,11 +129,11 @@ export class AnswerParser {
       const key = name.toLowerCase();
       headers[key] = headers[key] === undefined ? value : `${headers[key]}, ${value}`;
     }
-    this.head = { statusCode, statusMessage, headers, rawHeaders };
+    this.#reading = bodyOf(statusCode, headers);
     const connection = headers['connection']?.toLowerCase();
     this.keepsConnection = minor === '1' && (connection ?? 'keep-alive') === 'keep-alive';
-    this.#reading = bodyOf(statusCode, headers);
     if (this.#reading.what === 'until-close') this.keepsConnection = false;
+    this.head = { statusCode, statusMessage, headers, rawHeaders };
     return end + HEAD_END.length;
   }
 

@@ -130,23 +130,20 @@ function callByRequest(
     ...call,
     headers: { ...call.headers, 'content-length': call.body.length },
   });
+  // Whatever fails after the answer has begun ends its body, too.
   const { promise, resolve, reject } = Promise.withResolvers<WholeAnswer>();
-  outgoing.once('response', async (answer: http.IncomingMessage) => {
-    const { statusCode = 502, statusMessage = '', headers, rawHeaders } = answer;
-    resolve({
-      statusCode,
-      statusMessage,
-      headers,
-      rawHeaders,
-      ...(await collect(answer, MAX_COLLECTED_BYTES)),
-    });
-  });
-  // Also for those that come after the answer, which end the answer's body too.
+  outgoing.once('response', (answer) => resolve(toWhole(answer)));
   outgoing.on('error', reject);
   outgoing.once('close', () => reject(new Error('closed without an answer')));
   outgoing.setTimeout(call.stallMs, () => outgoing.destroy());
   outgoing.end(call.body);
   return { answer: promise, abort: () => void outgoing.destroy() };
+}
+
+async function toWhole(answer: http.IncomingMessage): Promise<WholeAnswer> {
+  const { statusCode = 502, statusMessage = '', headers, rawHeaders } = answer;
+  const collected = await collect(answer, MAX_COLLECTED_BYTES);
+  return { statusCode, statusMessage, headers, rawHeaders, ...collected };
 }
 
 function trusted(ca: string): string[] {

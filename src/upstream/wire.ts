@@ -59,7 +59,7 @@ const MAX_IDLE = 256;
 /** Shorter than what servers and load balancers keep theirs for: a call on a closed one has to be repeated. */
 const IDLE_MS = 50_000;
 
-/** Ends a head: a value with a line break in it would begin another header. */
+/** A value with a line break in it would begin another header. */
 const UNSAFE = /[^\t\x20-\x7e\x80-\xff]/;
 
 export class Wire {
@@ -86,7 +86,7 @@ export class Wire {
     const { clock } = this.#options;
     const oldest = clock.monotonic() - IDLE_MS;
     while (this.#idle[0] !== undefined && this.#idle[0].idleSince < oldest) {
-      this.#idle[0].destroy();
+      this.#idle.shift()?.destroy();
     }
     return this.#idle.pop();
   }
@@ -95,7 +95,7 @@ export class Wire {
     const connection = new Connection(this.#options, {
       idle: () => {
         this.#idle.push(connection);
-        if (this.#idle.length > MAX_IDLE) this.#idle[0]?.destroy();
+        if (this.#idle.length > MAX_IDLE) this.#idle.shift()?.destroy();
       },
       closed: () => {
         this.#open.delete(connection);
@@ -111,6 +111,7 @@ export class Wire {
 interface Owner {
   /** It may serve another call. */
   idle(): void;
+  /** It serves none any more. May be told twice. */
   closed(): void;
 }
 
@@ -182,6 +183,7 @@ class Connection {
   }
 
   destroy(): void {
+    this.#owner.closed();
     this.#socket.destroy();
   }
 
@@ -250,10 +252,9 @@ function toBytes({ method, path, headers, body }: SmallCall, host: string): Buff
   let head = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\n`;
   for (const name in headers) {
     if (name === 'content-length') continue;
-    head += `${name}: ${headers[name]}\r\n`;
-  }
-  if (UNSAFE.test(head.replaceAll('\r\n', ''))) {
-    throw new TypeError('a header for GitLab holds a character that no header may hold');
+    const value = String(headers[name]);
+    if (UNSAFE.test(value)) throw new TypeError(`${name} holds what no header may hold`);
+    head += `${name}: ${value}\r\n`;
   }
   head += `Content-Length: ${body.length}\r\nConnection: keep-alive\r\n\r\n`;
   const message = Buffer.allocUnsafe(head.length + body.length);
