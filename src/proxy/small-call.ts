@@ -44,7 +44,7 @@ export function readSmallCall(bytes: Buffer, limits: Limits): SmallCallHead | 'm
   // No other method begins with it that any runner uses for a small call.
   if (bytes[0] !== P) return 'other';
   const end = bytes.indexOf(HEAD_END);
-  if (end < 0) return bytes.length < limits.headerBytes ? 'more' : 'other';
+  if (end < 0) return mayGoOn(bytes, limits) ? 'more' : 'other';
   if (end > limits.headerBytes) return 'other';
   const [first = '', ...lines] = bytes.toString('latin1', 0, end).split('\r\n');
   const [, method, url] = REQUEST_LINE.exec(first) ?? [];
@@ -77,5 +77,12 @@ export function readSmallCall(bytes: Buffer, limits: Limits): SmallCallHead | 'm
   };
 }
 
+/** Lines that end otherwise have no head's end that would be waited for here. */
+function mayGoOn(bytes: Buffer, { headerBytes }: Limits): boolean {
+  const lineEnd = bytes.indexOf('\n');
+  return bytes.length < headerBytes && (lineEnd < 0 || bytes[lineEnd - 1] === CR);
+}
+
+const CR = '\r'.charCodeAt(0);
 const P = 'P'.charCodeAt(0);
 const HEAD_END = Buffer.from('\r\n\r\n');
