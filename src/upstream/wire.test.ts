@@ -290,6 +290,20 @@ describe('idle connections', () => {
     await answerOf(upstream);
     assert.equal(sockets.length, 2);
   });
+
+  it('are not used for longer than GitLab says that it keeps them', async (t) => {
+    let laterMs = 0;
+    const clock = { ...systemClock, monotonic: () => systemClock.monotonic() + laterMs };
+    const answer = OK.replace('Job-Status', 'Keep-Alive: max=9, timeout=20\r\nJob-Status');
+    const { upstream, sockets } = await startRaw(t, [answer], { clock });
+    await answerOf(upstream);
+    laterMs = 10_000;
+    await answerOf(upstream);
+    assert.equal(sockets.length, 1);
+    laterMs += 20_000;
+    await answerOf(upstream);
+    assert.equal(sockets.length, 2);
+  });
 });
 
 describe('on other ways', () => {

@@ -3,7 +3,7 @@
  * a call, most of it for what a call of two KiB whose answer has a few bytes does not need.
  */
 
-import type { OutgoingHttpHeaders } from 'node:http';
+import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http';
 import net, { type Socket } from 'node:net';
 import tls from 'node:tls';
 import { ForrestGitlabError } from '../errors.ts';
@@ -83,12 +83,12 @@ export class Wire {
   }
 
   #takeIdle(): Connection | undefined {
-    const { clock } = this.#options;
-    const oldest = clock.monotonic() - IDLE_MS;
-    while (this.#idle[0] !== undefined && this.#idle[0].idleSince < oldest) {
-      this.#idle.shift()?.destroy();
+    const now = this.#options.clock.monotonic();
+    for (;;) {
+      const connection = this.#idle.pop();
+      if (connection === undefined || connection.idleUntil > now) return connection;
+      connection.destroy();
     }
-    return this.#idle.pop();
   }
 
   #connect(): Connection {
@@ -124,8 +124,8 @@ interface Exchange {
 
 /** One connection, one call at a time. */
 class Connection {
-  /** Monotonic ms. */
-  idleSince = 0;
+  /** Monotonic ms: after that, GitLab may be closing it just when a call is sent. */
+  idleUntil = 0;
   readonly #socket: Socket;
   readonly #options: WireOptions;
   readonly #owner: Owner;
@@ -223,7 +223,7 @@ class Connection {
     this.#limit?.cancel();
     const { statusCode, statusMessage, headers, rawHeaders } = parser.head;
     if (parser.isWhole && parser.keepsConnection && exchange.call.fresh !== true) {
-      this.idleSince = this.#options.clock.monotonic();
+      this.idleUntil = this.#options.clock.monotonic() + idleMs(headers);
       this.#socket.unref();
       this.#owner.idle();
     } else {
@@ -246,6 +246,14 @@ class Connection {
       this.#socket.destroy(new ForrestGitlabError('upstream_timeout', message));
     });
   }
+}
+
+/** A server may say for how long it keeps an idle connection. */
+function idleMs(headers: IncomingHttpHeaders): number {
+  const seconds = /(?:^|[,; ])timeout=([0-9]{1,6})/i.exec(
+    headers['keep-alive']?.toString() ?? '',
+  )?.[1];
+  return seconds === undefined ? IDLE_MS : Math.min(IDLE_MS, (Number(seconds) - 1) * 1000);
 }
 
 function toBytes({ method, path, headers, body }: SmallCall, host: string): Buffer {
