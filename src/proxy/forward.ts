@@ -104,8 +104,11 @@ export class StreamedExchange implements Exchange {
     return replied;
   }
 
-  /** Streams the answer's body on; the head has been written. Resolves when the guest has it, or never will. */
-  relay(): Promise<void> {
+  /**
+   * Streams the answer's body on; the head has been written. Resolves when the guest has it, or never will:
+   * GitLab has cut it off, or the guest has gone.
+   */
+  relay(): Promise<'whole' | 'cut' | 'unwanted'> {
     const outgoing = this.#outgoing;
     const answer = this.#answer as IncomingMessage;
     return new Promise((resolve) => {
@@ -115,13 +118,19 @@ export class StreamedExchange implements Exchange {
       });
       outgoing.on('drain', () => answer.resume());
       answer.once('end', () => outgoing.end());
+      let isCut = false;
       // A cut connection is the only honest end of a body that GitLab did not finish.
+      const cut = (): void => {
+        isCut = !outgoing.destroyed;
+        outgoing.destroy();
+      };
       answer.once('close', () => {
-        if (!answer.complete) outgoing.destroy();
+        if (!answer.complete) cut();
       });
-      outgoing.once('close', resolve);
-      if (answer.destroyed) outgoing.destroy();
-      if (outgoing.destroyed) resolve();
+      const settle = (): void => resolve(isCut ? 'cut' : answer.complete ? 'whole' : 'unwanted');
+      outgoing.once('close', settle);
+      if (answer.destroyed) cut();
+      if (outgoing.destroyed) settle();
     });
   }
 

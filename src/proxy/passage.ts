@@ -65,11 +65,11 @@ export interface Answered {
   readonly headers: AnswerHead['headers'];
 }
 
-/** A broken upload's runner has few tries: the time between them grows by this factor. */
-const UPLOAD_DELAY_FACTOR = 4;
+/** The runner of a broken transfer has few tries: the time between them grows by this factor. */
+const TRANSFER_DELAY_FACTOR = 4;
 
-/** Broken uploads of each lease since its last whole one. */
-const brokenUploads = new WeakMap<Lease, number>();
+/** Broken uploads and downloads of each lease since its last whole one. */
+const brokenTransfers = new WeakMap<Lease, number>();
 
 /** What a wait ended with. */
 type Waited = 'go' | 'too-long' | 'too-many';
@@ -125,7 +125,10 @@ class Passage {
 
   async #tryUntilAnswered(): Promise<void> {
     const { health } = this.#services;
-    let failed: AnswerHead | 'unreachable' | null = null;
+    // Cut off in the middle, a download is its runner's to repeat: at once, and only twice.
+    const isAgain =
+      this.#call.route.handling === 'download' && brokenTransfers.has(this.#call.lease);
+    let failed: AnswerHead | 'unreachable' | null = isAgain ? 'unreachable' : null;
     for (;;) {
       if (failed !== null || !health.isOpen) {
         if (await this.#takeOver()) return;
@@ -274,9 +277,12 @@ class Passage {
 
   #delayMs(failed: AnswerHead | 'unreachable'): number {
     const { timings } = this.#services;
-    const isBroken = this.#exchange?.hasReadBody === true;
-    const before = isBroken ? (brokenUploads.get(this.#call.lease) ?? 1) : this.#tries;
-    const factor = isBroken ? UPLOAD_DELAY_FACTOR : 2;
+    const broken = brokenTransfers.get(this.#call.lease) ?? 1;
+    const isAgain = this.#tries === 0;
+    const isBroken = isAgain || this.#exchange?.hasReadBody === true;
+    // A download has three tries in all, an upload six.
+    const before = isAgain ? broken + 1 : isBroken ? broken : this.#tries;
+    const factor = isBroken ? TRANSFER_DELAY_FACTOR : 2;
     const cap = isBroken ? timings.holdLimitMs : timings.repeatCapMs;
     const wanted =
       failed === 'unreachable' ? undefined : readRetryAfter(failed.headers[HEADERS.retryAfter]);
@@ -293,7 +299,7 @@ class Passage {
     const own =
       this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
     await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
-    if (route.handling === 'upload') brokenUploads.delete(lease);
+    if (route.handling === 'upload') brokenTransfers.delete(lease);
     if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
@@ -301,7 +307,7 @@ class Passage {
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);
-      await (exchange as StreamedExchange).relay();
+      this.#noteTransfer(await (exchange as StreamedExchange).relay());
     } else {
       const { body, isWhole } = await collected;
       if (this.#guestGone) return this.#report(0);
@@ -312,6 +318,19 @@ class Passage {
       else outgoing.end(body);
     }
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
+  }
+
+  /** How a download ended whose head the guest has got. */
+  #noteTransfer(end: 'whole' | 'cut' | 'unwanted'): void {
+    const { lease, route } = this.#call;
+    if (end === 'whole') brokenTransfers.delete(lease);
+    if (end !== 'cut') return;
+    const reason = 'it broke off in the middle';
+    brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
+    this.#services.health.suspect(reason);
+    this.#services.log.warn(`${route.name} of job ${lease.facts.id} did not get through whole`, {
+      reason,
+    });
   }
 
   #lostAnswer(answer: AnswerHead, body: Buffer): OwnAnswer | null {
@@ -328,7 +347,7 @@ class Passage {
   async #answerBroken(failed: AnswerHead | 'unreachable'): Promise<void> {
     const { lease, route, incoming } = this.#call;
     if (route.handling === 'upload') {
-      brokenUploads.set(lease, (brokenUploads.get(lease) ?? 0) + 1);
+      brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
     }
     await this.#wait(failed);
     if (this.#guestGone) return this.#report(0);
