@@ -1,13 +1,12 @@
 /** Warm machines (design §5): each waits for a job in our `jobs/request`, and yields to whoever needs its room. */
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
-import net from 'node:net';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { askHost } from '../fixtures/host/src/cli/ask-host.ts';
+import { freePort } from './chaos/relay.ts';
 import { eventually, within } from './support/deadline.ts';
 import { writePrivate } from './support/files.ts';
 import { createGuest } from './support/guest.ts';
@@ -395,12 +394,3 @@ suite('the token of a warm machine', { concurrency: 2 }, () => {
     assert.equal(job.status, 'running');
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
