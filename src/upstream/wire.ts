@@ -83,9 +83,8 @@ export class Wire {
   }
 
   #takeIdle(): Connection | undefined {
-    const { clock } = this.#options;
-    const oldest = clock.monotonic() - IDLE_MS;
-    while (this.#idle[0] !== undefined && this.#idle[0].idleSince < oldest) {
+    const now = this.#options.clock.monotonic();
+    while (this.#idle[0] !== undefined && this.#idle[0].idleUntil < now) {
       this.#idle.shift()?.destroy();
     }
     return this.#idle.pop();
@@ -125,7 +124,7 @@ interface Exchange {
 /** One connection, one call at a time. */
 class Connection {
   /** Monotonic ms. */
-  idleSince = 0;
+  idleUntil = 0;
   readonly #socket: Socket;
   readonly #options: WireOptions;
   readonly #owner: Owner;
@@ -159,7 +158,7 @@ class Connection {
     socket.on('end', () => {
       this.#exchange?.parser.close();
       this.#settle();
-      socket.destroy();
+      this.destroy();
     });
     socket.on('close', () => {
       this.#onEnd(new Error('closed without an answer'));
@@ -223,7 +222,7 @@ class Connection {
     this.#limit?.cancel();
     const { statusCode, statusMessage, headers, rawHeaders } = parser.head;
     if (parser.isWhole && parser.keepsConnection && exchange.call.fresh !== true) {
-      this.idleSince = this.#options.clock.monotonic();
+      this.idleUntil = this.#options.clock.monotonic() + idleMsOf(String(headers['keep-alive']));
       this.#socket.unref();
       this.#owner.idle();
     } else {
@@ -246,6 +245,12 @@ class Connection {
       this.#socket.destroy(new ForrestGitlabError('upstream_timeout', message));
     });
   }
+}
+
+/** Where GitLab tells for how long it keeps a connection, a second less. */
+function idleMsOf(keepAlive: string): number {
+  const seconds = /^timeout=(\d{1,6})/i.exec(keepAlive)?.[1];
+  return seconds === undefined ? IDLE_MS : Math.min((Number(seconds) - 1) * 1000, IDLE_MS);
 }
 
 function toBytes({ method, path, headers, body }: SmallCall, host: string): Buffer {
