@@ -155,6 +155,9 @@ const DEBIAN_TEMPLATE = path.join(
 /** What the Debian guest's cloud-init files ask for besides the host's own. */
 const SUBSTITUTIONS = { GITLAB_EXECUTOR: 'docker', DOCKER_REGISTRY_MIRROR: '' };
 
+/** As the template's own `job.sh` has it. */
+const DOCKER_UP = '[ -e /home/runner/config/wake.sh ] || systemctl start docker.service';
+
 interface Rig {
   readonly directory: string;
   readonly guest: Guest;
@@ -176,7 +179,7 @@ async function setUp(directory: string, guest: Guest, calls: Calls): Promise<Rig
     }
   // Then it waits to be ended: only the way there is measured.
   const script = `#!/bin/bash
-${guest.image === null ? '' : 'sudo systemctl start docker.service'}
+${guest.image === null ? '' : DOCKER_UP}
 exec bash -c 'exec 3<> /dev/tcp/10.0.2.2/${calls.port}; printf "GET /<RUNNER_NAME> HTTP/1.0\\r\\n\\r\\n" >&3; cat <&3; sleep 600'
 `;
   await writeFile(path.join(template, 'job-config/job.sh'), script);
@@ -280,6 +283,7 @@ async function bootByHand(rig: Rig, calls: Calls): Promise<Sample> {
     ramBytes: guest.ramMib * MIB,
     kernel: { ...kernel, commandLine },
     disks,
+    base: null,
     directIo: await supportsDirectIo(path.join(directory, 'job-config.img')),
     shared: [],
     snapshot: null,
