@@ -13,8 +13,6 @@ import {
   truncate,
   writeFile,
 } from 'node:fs/promises';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -32,6 +30,7 @@ import { createLog, startHost } from '../../fixtures/host/src/index.ts';
 import { createFakePlugin } from '../../fixtures/host/src/testing/fake-plugin.ts';
 import { eventually } from '../support/deadline.ts';
 import type { Bench, BenchReport, Figure, Goal } from './bench.ts';
+import { CALL_LIMIT_MS, type Calls, listenForCalls } from './guest-calls.ts';
 
 const run = promisify(execFile);
 
@@ -43,8 +42,6 @@ const LIMIT = 1.1;
 
 /** A machine from a snapshot may take so much of what ours takes cold. */
 const RESTORED_LIMIT = { micro: 0.35, debian: 0.08 } as const;
-
-const CALL_LIMIT_MS = 300_000;
 
 const MIB = 1024 * 1024;
 
@@ -328,38 +325,6 @@ async function fatDisk(
   await run('mformat', ['-i', image, '-v', label, '::']);
   await run('mcopy', ['-i', image, ...files, '::']);
   return `${folder}.img`;
-}
-
-interface Calls {
-  readonly port: number;
-  /** When the guest of that name calls: wall clock, ms. */
-  next(name: string): Promise<number>;
-  close(): void;
-}
-
-async function listenForCalls(): Promise<Calls> {
-  const waiting = new Map<string, (at: number) => void>();
-  const server = http.createServer((request, response) => {
-    waiting.get((request.url ?? '').slice(1))?.(Date.now());
-    response.end();
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return {
-    port: (server.address() as AddressInfo).port,
-    next: (name) =>
-      new Promise((resolve, reject) => {
-        const late = setTimeout(
-          () => reject(new Error(`${name} did not call within ${CALL_LIMIT_MS / 1000} s`)),
-          CALL_LIMIT_MS,
-        );
-        waiting.set(name, (at) => {
-          clearTimeout(late);
-          resolve(at);
-        });
-      }),
-    close: () => void server.close(),
-  };
 }
 
 const calmest = (samples: readonly Sample[], key: keyof Sample): number =>
