@@ -7,6 +7,7 @@ const BENCHES: BenchTable = {
   dashboard: () => import('./dashboard.ts'),
   flood: () => import('./flood.ts'),
   pool: () => import('./pool.ts'),
+  'qemu-options': () => import('./qemu-options.ts'),
   proxy: () => import('./proxy/index.ts'),
   recovery: () => import('./recovery.ts'),
 };
