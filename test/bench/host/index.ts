@@ -62,9 +62,7 @@ async function measureBusy(
   progress: (line: string) => void,
 ): Promise<Pick<BenchReport, 'figures' | 'goals'>> {
   const rig = await startRig(directory, { runners: 1, machines: MANY });
-  const loads = Array.from({ length: LOAD_PROCESSES }, () =>
-    fork(path.join(import.meta.dirname, 'load.ts')),
-  );
+  const loads = Array.from({ length: LOAD_PROCESSES }, startLoad);
   try {
     let jobs: readonly Job[] = [];
     const measure = async (machines: number): Promise<Measured[]> => {
@@ -84,9 +82,24 @@ async function measureBusy(
     const few = await measure(FEW);
     return report(few, await measure(MANY));
   } finally {
-    for (const load of loads) load.kill('SIGKILL');
+    for (const { child } of loads) child.kill('SIGKILL');
     await rig.end();
   }
+}
+
+interface Load {
+  readonly child: ChildProcess;
+  /** Rejects when it ends. */
+  readonly failed: Promise<never>;
+}
+
+function startLoad(): Load {
+  const child = fork(path.join(import.meta.dirname, 'load.ts'));
+  const failed = once(child, 'exit').then(() => {
+    throw new Error('a load process failed');
+  });
+  failed.catch(() => undefined);
+  return { child, failed };
 }
 
 /** So many in all, each taken by its machine. */
@@ -111,7 +124,7 @@ async function addJobs(rig: Rig, before: readonly Job[], machines: number): Prom
 /** The same load straight at GitLab, then through the host. */
 async function measureRound(
   rig: Rig,
-  loads: readonly ChildProcess[],
+  loads: readonly Load[],
   jobs: readonly Job[],
 ): Promise<Measured> {
   const direct = await runPhase(loads, { way: 'direct', jobs, forMs: PHASE_MS });
@@ -133,15 +146,12 @@ async function measureRound(
   };
 }
 
-async function runPhase(loads: readonly ChildProcess[], phase: Phase): Promise<Sample> {
+async function runPhase(loads: readonly Load[], phase: Phase): Promise<Sample> {
   const samples = await Promise.all(
-    loads.map(async (load, index) => {
+    loads.map(async ({ child, failed }, index) => {
       const jobs = phase.jobs.filter((_, at) => at % loads.length === index);
-      const over = Promise.race([
-        once(load, 'message'),
-        once(load, 'exit').then(() => Promise.reject(new Error('a load process failed'))),
-      ]);
-      load.send({ ...phase, jobs } satisfies Phase);
+      const over = Promise.race([once(child, 'message'), failed]);
+      child.send({ ...phase, jobs } satisfies Phase);
       const [sample] = await within('the load', over, PHASE_LIMIT_MS);
       return sample as Sample;
     }),
