@@ -94,6 +94,10 @@ describe('the judge of a chaos run', () => {
       log: Buffer.from(BEFORE + OUTPUT.slice(0, 50) + OUR_NOTE + OUR_NOTE),
       disturbances: [JOURNAL_DAMAGED],
     }),
+    'a job whose host lost, with its journal, what its runner had said': killed({
+      anomalies: ['a final update without a checksum after one with it'],
+      disturbances: [JOURNAL_DAMAGED],
+    }),
     'a canceled job': killed({
       status: 'canceled',
       failureReason: null,
@@ -141,6 +145,11 @@ describe('the judge of a chaos run', () => {
     ],
     ['endedTwice', 'a job that came to two ends', job({ ended: 2 })],
     ['endedTwice', 'two that differ', job({ anomalies: ['two different final updates'] })],
+    [
+      'endedTwice',
+      'our own end after the runner’s',
+      killed({ anomalies: ['a final update without a checksum after one with it'] }),
+    ],
     ['ranTwice', 'a script that began twice', job({ began: 2 })],
     ['logDamaged', 'a log that its runner did not send', job({ logIntact: false })],
     ['wrongState', 'a job that failed by itself', killed({ disturbances: [] })],

@@ -132,6 +132,30 @@ suite('a job whose every call fails at first', { concurrency: 6 }, () => {
   }
 });
 
+test('a download that is cut off again and again: its next try waits for better days', async (t) => {
+  const rig = await startRig(t, { timings: TIMINGS });
+  const { job, guest } = await rig.running({ artifacts: [{ paths: ['out'] }] });
+  const content = randomBytes(300_000);
+  const upload = { headers: as(job), body: archive(content) };
+  assert.equal((await guest.call('POST', `jobs/${job.id}/artifacts`, upload)).status, 201);
+  rig.gitlab.inject({
+    match: { route: 'artifacts-download', times: 2 },
+    do: { cutAnswerAfterBytes: 100_000 },
+  });
+  const got = await tried(() =>
+    guest.call('GET', `jobs/${job.id}/artifacts`, { headers: as(job) }),
+  );
+  assert.ok(got.body.equals(content));
+  const heldMs = rig.log
+    .filter((line) => line.includes('artifacts-download of job') && line.includes('heldMs'))
+    .map((line) => Number(/"heldMs":([\d.]+)/.exec(line)?.[1]));
+  assert.equal(heldMs.length, 3);
+  assert.equal(heldMs[0], 0);
+  assert.ok((heldMs[1] ?? 0) >= 80 && (heldMs[2] ?? 0) >= 320, String(heldMs));
+  assert.equal(await finished(guest), 200);
+  await settled(rig, job, guest);
+});
+
 suite('a GitLab that refuses connections', { concurrency: 3 }, () => {
   test('holds every call, says so, and lets them go on when it is back', async (t) => {
     const rig = await startRig(t, {

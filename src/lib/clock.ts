@@ -12,7 +12,7 @@ export interface Clock {
   now(): number;
   /** Monotonic time in ms, from this host's boot on: differences mean something between processes, too. */
   monotonic(): number;
-  /** Calls `callback` once after `delayMs`, and after everything that has arrived by then. */
+  /** Calls `callback` once after `delayMs` (none where that is negative), and after everything that has arrived by then. */
   after(delayMs: number, callback: () => void): Timer;
 }
 
@@ -23,9 +23,12 @@ export const systemClock: Clock = {
   after(delayMs, callback) {
     let last: NodeJS.Immediate | undefined;
     // A process that was stopped for longer finds what it waits for in its sockets: those are read in between.
-    const timeout = setTimeout(() => {
-      last = setImmediate(callback);
-    }, delayMs);
+    const timeout = setTimeout(
+      () => {
+        last = setImmediate(callback);
+      },
+      Math.max(0, delayMs),
+    );
     return {
       cancel() {
         clearTimeout(timeout);

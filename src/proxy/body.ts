@@ -1,6 +1,6 @@
 /** Reading a small request body whole. */
 
-import type { IncomingMessage } from 'node:http';
+import { type GuestRequest, isWhole } from './guest-call.ts';
 
 /** A body this small is sent at once: that is time for a starved guest. */
 const WHOLE_WITHIN_MS = 60_000;
@@ -10,11 +10,12 @@ const WHOLE_WITHIN_MS = 60_000;
  * guest goes away; its connection is closed where they do not come in time.
  */
 export function readBody(
-  incoming: IncomingMessage,
+  incoming: GuestRequest,
   limit: number,
   withinMs: number = WHOLE_WITHIN_MS,
 ): Promise<Buffer | 'too-large'> {
   if (Number(incoming.headers['content-length'] ?? 0) > limit) return Promise.resolve('too-large');
+  if (isWhole(incoming)) return Promise.resolve(incoming.body);
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;

@@ -3,12 +3,13 @@
  * Hono, which serves what is answered here.
  */
 
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { STATUS_CODES } from 'node:http';
 import { HEADERS, isJobOver, JOB_STATUS, type JobStatus, parseRangeEnd } from '../gitlab/index.ts';
 import { type Lease, type PendingFinal, sameToken } from '../leases/index.ts';
 import { readKey } from '../lib/read-key.ts';
 import { refusalBody } from './answers.ts';
 import { readBody } from './body.ts';
+import type { GuestRequest, GuestResponse } from './guest-call.ts';
 import { headersUp, takesBody } from './headers.ts';
 import { parseStrictObject } from './json.ts';
 import type { Limits } from './limits.ts';
@@ -25,8 +26,8 @@ export interface JobCall {
   readonly route: Route;
   readonly vmToken: string;
   readonly jobId: number;
-  readonly incoming: IncomingMessage;
-  readonly outgoing: ServerResponse;
+  readonly incoming: GuestRequest;
+  readonly outgoing: GuestResponse;
 }
 
 /** The status of a call that goes no further; null where it was passed on and has been answered. */
@@ -50,7 +51,7 @@ export async function answerCall(call: JobCall, services: Services): Promise<voi
     return;
   }
   const body = refusalBody(refused);
-  outgoing.writeHead(refused, {
+  outgoing.writeHead(refused, STATUS_CODES[refused] ?? '', {
     'Content-Type': 'application/json',
     'Content-Length': body.length,
   });
@@ -186,7 +187,7 @@ function placesOf({ route, incoming }: JobCall, bodyToken?: unknown): TokenPlace
 /** Undefined where query or body are such as no runner sends there. */
 export function tokenPlaces(
   route: RouteName,
-  incoming: IncomingMessage,
+  incoming: GuestRequest,
   bodyToken?: unknown,
 ): TokenPlaces | undefined {
   const { headers } = incoming;
@@ -196,7 +197,7 @@ export function tokenPlaces(
 }
 
 /** As it came. */
-function searchOf({ url = '' }: IncomingMessage): string {
+function searchOf({ url = '' }: GuestRequest): string {
   const at = url.indexOf('?');
   return at === -1 ? '' : url.slice(at);
 }

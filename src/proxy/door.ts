@@ -1,8 +1,9 @@
 /** What every request passes before the routes see it: form, VM token, limits of its machine. */
 
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Leases } from '../leases/index.ts';
-import type { Guests } from './guests.ts';
+import { type GuestRequest, type GuestResponse, isWhole } from './guest-call.ts';
+import type { GuestConnection, Guests } from './guests.ts';
 import { type ReadableHead, readHead } from './head.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
@@ -41,11 +42,7 @@ export function createDoor(server: Server, listener: Admitted, door: Admission):
       // Never 403 on jobs/request: it puts the official runner to sleep for five minutes.
       return refuse(incoming.method === 'POST' && ASK.test(incoming.url ?? '') ? 204 : 403);
     }
-    const taken = door.guests.take(connection, head.vmToken);
-    if (taken === 'too-many-connections') return refuse(429);
-    if (taken === 'too-fast') {
-      return delay(incoming, outgoing, door.limits, () => refuse(429));
-    }
+    if (!mayCall(connection, head.vmToken, incoming, outgoing, door)) return undefined;
     return head.path === undefined ? refuse(404) : head;
   };
   server.on('request', (incoming, outgoing) => {
@@ -65,21 +62,40 @@ export function createDoor(server: Server, listener: Admitted, door: Admission):
   return server;
 }
 
+/** Whether that live machine may make one more call now; else it is refused here. */
+export function mayCall(
+  connection: GuestConnection,
+  vmToken: string,
+  incoming: GuestRequest,
+  outgoing: GuestResponse,
+  { guests, limits }: Pick<Admission, 'guests' | 'limits'>,
+): boolean {
+  const taken = guests.take(connection, vmToken);
+  if (taken === 'ok') return true;
+  const refuse = (): void => connection.refuse(refusals[429]);
+  if (taken === 'too-many-connections') refuse();
+  else delay(incoming, outgoing, limits, refuse);
+  return false;
+}
+
 /** Answers 429 after a while. The connection is kept where that costs less than the next one would. */
 function delay(
-  incoming: IncomingMessage,
-  outgoing: ServerResponse,
+  incoming: GuestRequest,
+  outgoing: GuestResponse,
   limits: Limits,
   refuse: () => void,
-): undefined {
+): void {
   const isSmall =
     incoming.headers['transfer-encoding'] === undefined &&
     Number(incoming.headers['content-length'] ?? 0) <= limits.jsonBytes;
-  if (isSmall) incoming.resume();
+  if (isSmall && !isWhole(incoming)) incoming.resume();
+  // Spread: the calls of a flood that are answered all at once come back all at once.
+  const delayMs = limits.floodDelayMs * (1 + Math.random());
   const waiting = setTimeout(() => {
     if (hasBody(incoming.headers) && !incoming.complete) return refuse();
     const headers = { 'content-type': 'application/json', 'retry-after': '1' };
-    outgoing.writeHead(429, headers).end(bodyOf(429));
-  }, limits.floodDelayMs);
+    outgoing.writeHead(429, STATUS_CODES[429] ?? '', headers);
+    outgoing.end(bodyOf(429));
+  }, delayMs);
   outgoing.once('close', () => clearTimeout(waiting));
 }

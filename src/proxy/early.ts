@@ -1,7 +1,7 @@
 /** Ending an answer while the guest still sends its body. */
 
-import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../lib/clock.ts';
+import type { NodeCall } from './guest-call.ts';
 
 /** A guest has so long to read an answer that came before the end of its body. */
 const DISCARD_MS = 500;
@@ -15,8 +15,7 @@ const MAX_DISCARDED_BYTES = 1024 * 1024;
  * away; the rest is not read. The head, with `Connection: close`, has been written.
  */
 export function endEarly(
-  incoming: IncomingMessage,
-  outgoing: ServerResponse,
+  { incoming, outgoing }: NodeCall,
   body: Buffer | string,
   clock: Clock,
 ): void {

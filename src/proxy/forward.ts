@@ -1,18 +1,72 @@
-/** The streaming core: one request to GitLab, and its answer on to the guest. It decides nothing. */
+/** One try of a call at GitLab, and its answer on to the guest. It decides nothing. */
 
 import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
 import { ForrestGitlabError } from '../errors.ts';
+import { type Collected, collect } from '../lib/collect.ts';
+import type { PendingCall } from '../upstream/index.ts';
 
-/** GitLab's answer, of which only the head has come, or why there is none. */
+/** First line and headers of GitLab's answer. */
+export type AnswerHead = Pick<
+  IncomingMessage,
+  'headers' | 'rawHeaders' | 'statusCode' | 'statusMessage'
+>;
+
+/** The head of GitLab's answer, or why there is none. */
 export type Reply =
-  | { readonly answer: IncomingMessage; readonly error?: undefined }
+  | { readonly answer: AnswerHead; readonly error?: undefined }
   | { readonly answer?: undefined; readonly error: unknown };
 
 /** GitLab's answers to small calls and uploads are a few bytes; of an error page no runner needs more. */
 const MAX_COLLECTED_BYTES = 64 * 1024;
 
+/** What every try has. */
+export interface Exchange {
+  readonly bytesUp: number;
+  readonly bytesDown: number;
+  /** Some of the guest's body has been read from it: it cannot be sent a second time. */
+  readonly hasReadBody: boolean;
+  /** The body of an answer that is small. */
+  collect(): Promise<Collected>;
+  /** Nobody waits for it any more: what is under way to GitLab is cut off. */
+  abort(): void;
+}
+
+/** A call whose body is at hand, and whose answer is small. */
+export class SmallExchange implements Exchange {
+  readonly bytesUp: number;
+  bytesDown = 0;
+  readonly hasReadBody = false;
+  readonly #call: PendingCall;
+  #collected: Collected = { body: Buffer.alloc(0), isWhole: false };
+
+  constructor(call: PendingCall, bytesUp: number) {
+    this.#call = call;
+    this.bytesUp = bytesUp;
+  }
+
+  /** Never rejects. */
+  async reply(): Promise<Reply> {
+    try {
+      const answer = await this.#call.answer;
+      this.#collected = answer;
+      this.bytesDown = answer.body.length;
+      return { answer };
+    } catch (error) {
+      return { error };
+    }
+  }
+
+  async collect(): Promise<Collected> {
+    return this.#collected;
+  }
+
+  abort(): void {
+    this.#call.abort();
+  }
+}
+
 /** One request, used once. Memory does not depend on the size of a body in either direction. */
-export class Exchange {
+export class StreamedExchange implements Exchange {
   readonly #request: ClientRequest;
   readonly #incoming: IncomingMessage;
   readonly #outgoing: ServerResponse;
@@ -20,7 +74,6 @@ export class Exchange {
   #stopReading: (() => void) | undefined;
   bytesUp = 0;
   bytesDown = 0;
-  /** Some of the guest's body has been read from it: it cannot be sent a second time. */
   hasReadBody = false;
 
   constructor(request: ClientRequest, incoming: IncomingMessage, outgoing: ServerResponse) {
@@ -30,10 +83,10 @@ export class Exchange {
   }
 
   /**
-   * Sends the body that was read before, or streams the guest's. Resolves with the head of the answer,
-   * which may come while the guest still sends. Never rejects.
+   * Streams the guest's body, or sends none. Resolves with the head of the answer, which may come while
+   * the guest still sends. Never rejects.
    */
-  send(body: Buffer | 'streamed', stallMs: number): Promise<Reply> {
+  send(body: 'none' | 'streamed', stallMs: number): Promise<Reply> {
     const request = this.#request;
     const replied = new Promise<Reply>((resolve) => {
       request.once('response', (answer: IncomingMessage) => {
@@ -47,16 +100,17 @@ export class Exchange {
     request.on('timeout', () => this.#onIdle(stallMs));
     request.setTimeout(stallMs);
     if (body === 'streamed') this.#stream();
-    else {
-      this.bytesUp = body.length;
-      request.end(body);
-    }
+    else request.end();
     return replied;
   }
 
-  /** Streams the answer's body on; the head has been written. Resolves when the guest has it, or never will. */
-  relay(answer: IncomingMessage): Promise<void> {
+  /**
+   * Streams the answer's body on; the head has been written. Resolves when the guest has it, or never will:
+   * GitLab has cut it off, or the guest has gone.
+   */
+  relay(): Promise<'whole' | 'cut' | 'unwanted'> {
     const outgoing = this.#outgoing;
+    const answer = this.#answer as IncomingMessage;
     return new Promise((resolve) => {
       answer.on('data', (chunk: Buffer) => {
         this.bytesDown += chunk.length;
@@ -64,34 +118,30 @@ export class Exchange {
       });
       outgoing.on('drain', () => answer.resume());
       answer.once('end', () => outgoing.end());
+      let isCut = false;
       // A cut connection is the only honest end of a body that GitLab did not finish.
+      const cut = (): void => {
+        isCut = !outgoing.destroyed;
+        outgoing.destroy();
+      };
       answer.once('close', () => {
-        if (!answer.complete) outgoing.destroy();
+        if (!answer.complete) cut();
       });
-      outgoing.once('close', resolve);
-      if (answer.destroyed) outgoing.destroy();
-      if (outgoing.destroyed) resolve();
+      const settle = (): void => resolve(isCut ? 'cut' : answer.complete ? 'whole' : 'unwanted');
+      outgoing.once('close', settle);
+      if (answer.destroyed) cut();
+      if (outgoing.destroyed) settle();
     });
   }
 
-  /** A small answer's body whole; where GitLab cut it off, what came of it: its status counts all the same. */
-  collect(answer: IncomingMessage): Promise<{ readonly body: Buffer; readonly isWhole: boolean }> {
-    return new Promise((resolve) => {
-      const chunks: Buffer[] = [];
-      let size = 0;
-      answer.on('data', (chunk: Buffer) => {
-        this.bytesDown += chunk.length;
-        size += chunk.length;
-        if (size <= MAX_COLLECTED_BYTES) chunks.push(chunk);
-        else answer.destroy();
-      });
-      answer.once('end', () => resolve({ body: Buffer.concat(chunks), isWhole: true }));
-      answer.once('close', () => resolve({ body: Buffer.concat(chunks), isWhole: false }));
-      if (answer.destroyed) resolve({ body: Buffer.alloc(0), isWhole: false });
-    });
+  /** At once: a body that is cut off while we write the journal is noticed by nobody else. */
+  async collect(): Promise<Collected> {
+    const collected = await collect(this.#answer as IncomingMessage, MAX_COLLECTED_BYTES);
+    this.bytesDown = collected.body.length;
+    return collected;
   }
 
-  /** Takes no more of the guest's body; what is under way to GitLab is cut off. */
+  /** Also takes no more of the guest's body. */
   abort(): void {
     this.#stopReading?.();
     this.#request.destroy();

@@ -1,7 +1,8 @@
 /** Every open connection of the guests: whose it is, what it does, and when it has to go. */
 
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { type GuestRequest, type GuestResponse, isWhole } from './guest-call.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
 import { Rate } from './rate.ts';
@@ -13,8 +14,8 @@ interface Usage {
 }
 
 interface Call {
-  readonly incoming: IncomingMessage;
-  readonly outgoing: ServerResponse;
+  readonly incoming: GuestRequest;
+  readonly outgoing: GuestResponse;
 }
 
 export class Guests {
@@ -31,7 +32,7 @@ export class Guests {
   }
 
   /** A new one. Where there are too many, the oldest that has named no machine makes room for it. */
-  admit(socket: Socket): void {
+  admit(socket: Socket): GuestConnection {
     const connection = new GuestConnection(socket, this.#limits);
     this.#all.set(socket, connection);
     this.#unknown.add(connection);
@@ -44,6 +45,7 @@ export class Guests {
       oldest.socket.destroy();
       this.#forget(oldest);
     }
+    return connection;
   }
 
   of(socket: Socket): GuestConnection | undefined {
@@ -123,15 +125,14 @@ export class GuestConnection {
    * A request has come. False where it is not to be looked at: the connection is being closed, or the
    * call before it is not answered yet. No runner sends ahead; who does is cut off after that answer.
    */
-  begin(incoming: IncomingMessage, outgoing: ServerResponse): boolean {
+  begin(incoming: GuestRequest, outgoing: GuestResponse): boolean {
     if (this.#isClosing || this.#call !== null) {
-      this.#isClosing = true;
-      this.socket.pause();
+      this.cutOff();
       return false;
     }
     this.#call = { incoming, outgoing };
     this.#moved = -1;
-    if (hasBody(incoming.headers)) {
+    if (outgoing instanceof ServerResponse && !isWhole(incoming) && hasBody(incoming.headers)) {
       // An answer before the body's end also ends the connection: its rest is nobody's next request.
       const { shouldKeepAlive } = outgoing;
       outgoing.shouldKeepAlive = false;
@@ -144,6 +145,12 @@ export class GuestConnection {
       if (this.#isClosing) this.socket.destroySoon();
     });
     return true;
+  }
+
+  /** Reads no more, and closes after the answer that is under way. */
+  cutOff(): void {
+    this.#isClosing = true;
+    this.socket.pause();
   }
 
   /** Answers with these very bytes and closes; whatever still comes is thrown away. */
@@ -169,14 +176,16 @@ export class GuestConnection {
     if (this.#call === null) return false;
     const { incoming, outgoing } = this.#call;
     // A held body has no reader, one that GitLab is slow to take is paused.
-    const isRead = incoming.readableFlowing === true || incoming.listenerCount('readable') > 0;
+    const isRead =
+      !isWhole(incoming) &&
+      (incoming.readableFlowing === true || incoming.listenerCount('readable') > 0);
     return (isRead && !incoming.complete) || outgoing.writableNeedDrain;
   }
 
   #closeLingering(): void {
     this.#isClosing = true;
     this.socket.end();
-    this.#call?.incoming.resume();
+    if (this.#call !== null && !isWhole(this.#call.incoming)) this.#call.incoming.resume();
     const limit = setTimeout(() => this.socket.destroy(), this.#limits.lingerMs);
     this.socket.once('close', () => clearTimeout(limit));
   }

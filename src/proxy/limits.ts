@@ -28,7 +28,8 @@ export interface Limits {
   /** So many at once before that rate holds. */
   readonly callBurst: number;
   /**
-   * How long a call too many waits for its 429, its connection unread: who does not obey it is slowed
+   * How long a call too many waits for its 429, at least; twice as long at most, its connection unread: who
+   * does not obey it is slowed
    * to `connectionsPerVm` calls in that time, which costs the other machines next to nothing.
    */
   readonly floodDelayMs: number;

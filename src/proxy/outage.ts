@@ -1,11 +1,12 @@
 /** What counts as "GitLab is out" for one call, and the answers on which its runner waits (design §6). */
 
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders } from 'node:http';
 import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
+import type { AnswerHead } from './forward.ts';
 import type { Handling } from './routes.ts';
 
 /** An answer that GitLab itself does not give to a call that is in order. */
-export function isOutAnswer(handling: Handling, answer: IncomingMessage): boolean {
+export function isOutAnswer(handling: Handling, answer: AnswerHead): boolean {
   const status = answer.statusCode ?? 502;
   if (status === 408 || status === 429 || status >= 500) return true;
   // A missing artifact is an answer. To what a job sends, GitLab never says 404: a box in between does.
@@ -14,11 +15,11 @@ export function isOutAnswer(handling: Handling, answer: IncomingMessage): boolea
 }
 
 /** Whether it may be the same for everybody: worth a probe. Too many requests are one sender's affair. */
-export function isSuspicious(answer: IncomingMessage): boolean {
+export function isSuspicious(answer: AnswerHead): boolean {
   return answer.statusCode !== 408 && answer.statusCode !== 429;
 }
 
-function isGitlabs(answer: IncomingMessage): boolean {
+function isGitlabs(answer: AnswerHead): boolean {
   return (
     answer.headers[HEADERS.jobStatus] !== undefined ||
     /^application\/json\b/i.test(answer.headers['content-type'] ?? '')
@@ -71,7 +72,7 @@ export function tryAgain(seconds: number = RETRY_AFTER_SECONDS): OwnAnswer {
  * taken: 416 at the very end of a log's `PATCH`, 403 for a job that is what the final update made it.
  */
 export function lostAnswer(
-  answer: IncomingMessage,
+  answer: AnswerHead,
   sent: IncomingHttpHeaders,
   body: Buffer,
   final: 'success' | 'failed' | undefined,

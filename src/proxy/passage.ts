@@ -8,14 +8,21 @@
  * on which it waits.
  */
 
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { sleep } from '../lib/clock.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import { readBody } from './body.ts';
 import { endEarly } from './early.ts';
-import { Exchange, type Reply } from './forward.ts';
+import {
+  type AnswerHead,
+  type Exchange,
+  type Reply,
+  SmallExchange,
+  StreamedExchange,
+} from './forward.ts';
+import { type GuestRequest, type GuestResponse, isWhole, streamsOf } from './guest-call.ts';
 import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
 import {
@@ -33,8 +40,8 @@ import type { ForwardedCall, ProxyServices } from './services.ts';
 export interface CheckedCall {
   readonly lease: Lease;
   readonly route: Route;
-  readonly incoming: IncomingMessage;
-  readonly outgoing: ServerResponse;
+  readonly incoming: GuestRequest;
+  readonly outgoing: GuestResponse;
   /** Path and query below GitLab's address, made of checked parts. */
   readonly path: string;
   readonly headers: OutgoingHttpHeaders;
@@ -55,14 +62,14 @@ export interface FinalUpdate {
 /** As the guest is answered. */
 export interface Answered {
   readonly statusCode?: number | undefined;
-  readonly headers: IncomingMessage['headers'];
+  readonly headers: AnswerHead['headers'];
 }
 
-/** A broken upload's runner has few tries: the time between them grows by this factor. */
-const UPLOAD_DELAY_FACTOR = 4;
+/** The runner of a broken transfer has few tries: the time between them grows by this factor. */
+const TRANSFER_DELAY_FACTOR = 4;
 
-/** Broken uploads of each lease since its last whole one. */
-const brokenUploads = new WeakMap<Lease, number>();
+/** Broken uploads and downloads of each lease since its last whole one. */
+const brokenTransfers = new WeakMap<Lease, number>();
 
 /** What a wait ended with. */
 type Waited = 'go' | 'too-long' | 'too-many';
@@ -93,7 +100,9 @@ class Passage {
     this.#call = call;
     this.#services = services;
     this.#startedAt = services.monotonic();
-    this.#body = call.body ?? (call.route.handling === 'download' ? NOTHING : 'streamed');
+    const { incoming, route } = call;
+    const whole = isWhole(incoming) ? incoming.body : undefined;
+    this.#body = call.body ?? whole ?? (route.handling === 'download' ? NOTHING : 'streamed');
   }
 
   async run(): Promise<void> {
@@ -116,7 +125,10 @@ class Passage {
 
   async #tryUntilAnswered(): Promise<void> {
     const { health } = this.#services;
-    let failed: IncomingMessage | 'unreachable' | null = null;
+    // Cut off in the middle, a download is its runner's to repeat: at once, and only twice.
+    const isAgain =
+      this.#call.route.handling === 'download' && brokenTransfers.has(this.#call.lease);
+    let failed: AnswerHead | 'unreachable' | null = isAgain ? 'unreachable' : null;
     for (;;) {
       if (failed !== null || !health.isOpen) {
         if (await this.#takeOver()) return;
@@ -155,36 +167,51 @@ class Passage {
     }
   }
 
-  #try(): Promise<Reply> {
-    const call = this.#call;
-    const services = this.#services;
-    const { timings } = services;
-    const { handling } = call.route;
-    this.#tries += 1;
-    const request = services.upstream.request({
-      method: call.route.method,
-      path: call.path,
-      headers: call.headers,
-      fresh: this.#tries > 1,
-      answerTimeoutMs:
-        handling === 'upload'
-          ? timings.forwardTimeoutMs
-          : Math.min(
-              handling === 'download' ? timings.downloadTimeoutMs : timings.updateTimeoutMs,
-              Math.max(this.#patienceMs(), MIN_TRY_MS),
-            ),
-    });
-    const exchange = new Exchange(request, call.incoming, call.outgoing);
-    this.#exchange = exchange;
-    const sentAt = services.monotonic();
-    const reply = exchange.send(this.#body, timings.stallMs);
-    return reply.then((one) => {
-      if (one.answer !== undefined) this.#firstByteMs = services.monotonic() - sentAt;
-      return one;
-    });
+  /** What came whole with its head counts once it has to wait. */
+  #keepWhole(): boolean {
+    const { incoming, lease } = this.#call;
+    if (!isWhole(incoming) || this.#keptBytes > 0) return true;
+    if (!this.#services.held.bytes.take(lease.runnerName, incoming.body.length)) return false;
+    this.#keptBytes = incoming.body.length;
+    return true;
   }
 
-  #noteFailure(reply: Reply): IncomingMessage | 'unreachable' {
+  async #try(): Promise<Reply> {
+    this.#tries += 1;
+    const sentAt = this.#services.monotonic();
+    const reply = await this.#send();
+    if (reply.answer !== undefined) this.#firstByteMs = this.#services.monotonic() - sentAt;
+    return reply;
+  }
+
+  #send(): Promise<Reply> {
+    const { route, path, headers } = this.#call;
+    const { upstream, timings } = this.#services;
+    const { stallMs } = timings;
+    const { method, handling } = route;
+    const fresh = this.#tries > 1;
+    const common = { method, path, headers, fresh, answerTimeoutMs: this.#answerTimeoutMs() };
+    const body = this.#body;
+    if (body !== 'streamed' && handling !== 'download') {
+      const small = new SmallExchange(upstream.call({ ...common, body, stallMs }), body.length);
+      this.#exchange = small;
+      return small.reply();
+    }
+    const { incoming, outgoing } = streamsOf(this.#call);
+    const streamed = new StreamedExchange(upstream.request(common), incoming, outgoing);
+    this.#exchange = streamed;
+    return streamed.send(handling === 'download' ? 'none' : 'streamed', stallMs);
+  }
+
+  #answerTimeoutMs(): number {
+    const { downloadTimeoutMs, forwardTimeoutMs, updateTimeoutMs } = this.#services.timings;
+    const { handling } = this.#call.route;
+    if (handling === 'upload') return forwardTimeoutMs;
+    const limitMs = handling === 'download' ? downloadTimeoutMs : updateTimeoutMs;
+    return Math.min(limitMs, Math.max(this.#patienceMs(), MIN_TRY_MS));
+  }
+
+  #noteFailure(reply: Reply): AnswerHead | 'unreachable' {
     const { log, health, describeFailure } = this.#services;
     const { route, lease } = this.#call;
     this.#exchange?.abort();
@@ -208,12 +235,16 @@ class Passage {
   }
 
   /** Until GitLab answers again; after a failure of this call alone, with a delay of its own. */
-  async #wait(failed: IncomingMessage | 'unreachable' | null): Promise<Waited> {
+  async #wait(failed: AnswerHead | 'unreachable' | null): Promise<Waited> {
     const { held, clock, health } = this.#services;
     const vm = this.#call.lease.runnerName;
     const patienceMs = this.#patienceMs();
     if (patienceMs <= 0) return 'too-long';
     if (!held.calls.take(vm, 1)) return 'too-many';
+    if (!this.#keepWhole()) {
+      held.calls.give(vm, 1);
+      return 'too-many';
+    }
     const beganAt = this.#services.monotonic();
     const stop = new AbortController();
     this.#stopWaiting = () => stop.abort();
@@ -244,11 +275,14 @@ class Passage {
     return Math.min(timings.uploadLimitMs - passedMs, timings.holdLimitMs);
   }
 
-  #delayMs(failed: IncomingMessage | 'unreachable'): number {
+  #delayMs(failed: AnswerHead | 'unreachable'): number {
     const { timings } = this.#services;
-    const isBroken = this.#exchange?.hasReadBody === true;
-    const before = isBroken ? (brokenUploads.get(this.#call.lease) ?? 1) : this.#tries;
-    const factor = isBroken ? UPLOAD_DELAY_FACTOR : 2;
+    const broken = brokenTransfers.get(this.#call.lease) ?? 1;
+    const isAgain = this.#tries === 0;
+    const isBroken = isAgain || this.#exchange?.hasReadBody === true;
+    // A download has three tries in all, an upload six.
+    const before = isAgain ? broken + 1 : isBroken ? broken : this.#tries;
+    const factor = isBroken ? TRANSFER_DELAY_FACTOR : 2;
     const cap = isBroken ? timings.holdLimitMs : timings.repeatCapMs;
     const wanted =
       failed === 'unreachable' ? undefined : readRetryAfter(failed.headers[HEADERS.retryAfter]);
@@ -258,15 +292,14 @@ class Passage {
     );
   }
 
-  async #handDown(answer: IncomingMessage): Promise<void> {
+  async #handDown(answer: AnswerHead): Promise<void> {
     const { route, lease, incoming, outgoing, onAnswer } = this.#call;
     const exchange = this.#exchange as Exchange;
-    // At once: a body that is cut off while we write the journal is noticed by nobody else.
-    const collected = route.handling === 'download' ? null : exchange.collect(answer);
+    const collected = route.handling === 'download' ? null : exchange.collect();
     const own =
       this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
     await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
-    if (route.handling === 'upload') brokenUploads.delete(lease);
+    if (route.handling === 'upload') brokenTransfers.delete(lease);
     if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
@@ -274,20 +307,33 @@ class Passage {
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);
-      await exchange.relay(answer);
+      this.#noteTransfer(await (exchange as StreamedExchange).relay());
     } else {
       const { body, isWhole } = await collected;
       if (this.#guestGone) return this.#report(0);
       const fitting = isWhole ? headers : withLength(headers, body.length);
       outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
       if (isEarly) exchange.abort();
-      if (isEarly) endEarly(incoming, outgoing, body, this.#services.clock);
+      if (isEarly) endEarly(streamsOf(this.#call), body, this.#services.clock);
       else outgoing.end(body);
     }
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
 
-  #lostAnswer(answer: IncomingMessage, body: Buffer): OwnAnswer | null {
+  /** How a download ended whose head the guest has got. */
+  #noteTransfer(end: 'whole' | 'cut' | 'unwanted'): void {
+    const { lease, route } = this.#call;
+    if (end === 'whole') brokenTransfers.delete(lease);
+    if (end !== 'cut') return;
+    const reason = 'it broke off in the middle';
+    brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
+    this.#services.health.suspect(reason);
+    this.#services.log.warn(`${route.name} of job ${lease.facts.id} did not get through whole`, {
+      reason,
+    });
+  }
+
+  #lostAnswer(answer: AnswerHead, body: Buffer): OwnAnswer | null {
     const { incoming, final } = this.#call;
     return lostAnswer(answer, incoming.headers, body, final?.state);
   }
@@ -298,10 +344,10 @@ class Passage {
   }
 
   /** The rest of its body cannot be had without the beginning: its runner has to send it again. */
-  async #answerBroken(failed: IncomingMessage | 'unreachable'): Promise<void> {
+  async #answerBroken(failed: AnswerHead | 'unreachable'): Promise<void> {
     const { lease, route, incoming } = this.#call;
     if (route.handling === 'upload') {
-      brokenUploads.set(lease, (brokenUploads.get(lease) ?? 0) + 1);
+      brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
     }
     await this.#wait(failed);
     if (this.#guestGone) return this.#report(0);
@@ -317,13 +363,13 @@ class Passage {
     // Node reads the rest of a small body by itself; a large one is not worth it.
     const isSmall = Number(incoming.headers['content-length'] ?? Number.NaN) <= MAX_REPEATED_BYTES;
     const hasRest = !incoming.complete && !isSmall && this.#call.route.method !== 'GET';
-    outgoing.writeHead(status, {
+    outgoing.writeHead(status, STATUS_CODES[status] ?? '', {
       ...headers,
       'Content-Length': body.length,
       ...(hasRest ? { Connection: 'close' } : {}),
     });
     if (hasRest) this.#exchange?.abort();
-    if (hasRest) endEarly(incoming, outgoing, body, this.#services.clock);
+    if (hasRest) endEarly(streamsOf(this.#call), body, this.#services.clock);
     else outgoing.end(body);
     this.#report(status);
   }

@@ -1,12 +1,14 @@
 /** The proxy's HTTP server on a socket that the host owns: who may not come in is turned away here. */
 
 import http, { type RequestListener, type Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import type { ListenTarget } from '../contract/index.ts';
 import { createProxyApp } from './app.ts';
 import { answerCall } from './calls.ts';
-import { type Admission, type Admitted, createDoor } from './door.ts';
+import { type Admission, type Admitted, createDoor, mayCall } from './door.ts';
 import { Guests } from './guests.ts';
+import { Lane } from './lane.ts';
 import { DEFAULT_LIMITS, effectiveLimits } from './limits.ts';
 import { findJobRoute } from './routes.ts';
 import type { ProxyServices } from './services.ts';
@@ -51,6 +53,20 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       rejectNonStandardBodyWrites: true,
     },
   } as Parameters<typeof createAdaptorServer>[0]) as Server;
+  const leaveToNode = (socket: Socket): void => {
+    server.emit('connection', socket);
+    socket.resume();
+  };
+  const lane = new Lane({
+    limits,
+    monotonic: () => services.monotonic(),
+    isKnown: (vmToken) => services.leases.byVmToken(vmToken) !== undefined,
+    answer(connection, { route, jobId, vmToken }, incoming, outgoing) {
+      if (!mayCall(connection, vmToken, incoming, outgoing, door)) return;
+      void answerCall({ route, jobId, vmToken, incoming, outgoing }, checked);
+    },
+    leave: leaveToNode,
+  });
   let listening: ListenTarget | null = null;
   let sweeping: NodeJS.Timeout | undefined;
   return {
@@ -58,18 +74,20 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       listening = target;
       // The host listens, not this server; Node starts its connection list and its time-outs by this.
       server.emit('listening');
-      sweeping = setInterval(() => guests.sweep(), limits.checkEveryMs).unref();
+      sweeping = setInterval(() => {
+        guests.sweep();
+        lane.sweep();
+      }, limits.checkEveryMs).unref();
       target.accept((socket) => {
-        guests.admit(socket);
-        if (socket.destroyed) return;
-        server.emit('connection', socket);
-        socket.resume();
+        const connection = guests.admit(socket);
+        if (!socket.destroyed) lane.enter(socket, connection);
       });
     },
     end: (vmToken) => guests.end(vmToken),
     async close() {
       clearInterval(sweeping);
       await listening?.close();
+      lane.close();
       server.closeAllConnections();
       server.close();
     },

@@ -5,6 +5,9 @@ import https from 'node:https';
 import tls from 'node:tls';
 import { ForrestGitlabError, isForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
+import { collect } from '../lib/collect.ts';
+import { MAX_COLLECTED_BYTES } from './answer-parser.ts';
+import { type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
 
 export interface UpstreamOptions {
   /** GitLab's address; may have a path (`https://example.com/gitlab`). */
@@ -38,6 +41,8 @@ export interface Upstream {
    * `ClientRequest` (see {@link upstreamError}). Redirects are not followed.
    */
   request(request: UpstreamRequest): http.ClientRequest;
+  /** Makes a small call, whose answer is small, too. Fails as `request` does. */
+  call(call: SmallCall): PendingCall;
   /** Closes idle and open connections. */
   close(): void;
 }
@@ -74,27 +79,71 @@ export function createUpstream(options: UpstreamOptions): Upstream {
       : new http.Agent({ ...agentOptions, keepAlive });
   const agent = createAgent(true);
   const freshAgent = createAgent(false);
-
+  const hostname = base.hostname.replace(/^\[|\]$/g, '');
+  const port = base.port === '' ? (secure ? 443 : 80) : Number(base.port);
+  const request = (one: UpstreamRequest): http.ClientRequest => {
+    const outgoing = (secure ? https : http).request({
+      protocol: base.protocol,
+      hostname,
+      port,
+      method: one.method,
+      path: prefix + one.path,
+      headers: one.headers,
+      agent: one.fresh === true ? freshAgent : agent,
+    });
+    limitWaits(outgoing, one, url, options);
+    return outgoing;
+  };
+  const wire = new Wire({
+    hostname,
+    port,
+    host: base.host,
+    tls: secure ? (options.ca === undefined ? {} : { ca: trusted(options.ca) }) : null,
+    url,
+    connectTimeoutMs: options.connectTimeoutMs,
+    clock: options.clock,
+  });
+  // How a proxy is spoken to is Node's affair.
+  const isProxied = namesProxy(options.proxyEnv, secure ? 'https_proxy' : 'http_proxy');
   return {
     url,
-    request(request) {
-      const outgoing = (secure ? https : http).request({
-        protocol: base.protocol,
-        hostname: base.hostname.replace(/^\[|\]$/g, ''),
-        port: base.port === '' ? (secure ? 443 : 80) : Number(base.port),
-        method: request.method,
-        path: prefix + request.path,
-        headers: request.headers,
-        agent: request.fresh === true ? freshAgent : agent,
-      });
-      limitWaits(outgoing, request, url, options);
-      return outgoing;
-    },
+    request,
+    call: (call) =>
+      isProxied ? callByRequest(request, call) : wire.call({ ...call, path: prefix + call.path }),
     close() {
+      wire.close();
       agent.destroy();
       freshAgent.destroy();
     },
   };
+}
+
+function namesProxy(env: UpstreamOptions['proxyEnv'], name: string): boolean {
+  return Boolean(env[name] ?? env[name.toUpperCase()]);
+}
+
+function callByRequest(
+  request: (one: UpstreamRequest) => http.ClientRequest,
+  call: SmallCall,
+): PendingCall {
+  const outgoing = request({
+    ...call,
+    headers: { ...call.headers, 'content-length': call.body.length },
+  });
+  // Whatever fails after the answer has begun ends its body, too.
+  const { promise, resolve, reject } = Promise.withResolvers<WholeAnswer>();
+  outgoing.once('response', (answer) => resolve(toWhole(answer)));
+  outgoing.on('error', reject);
+  outgoing.once('close', () => reject(new Error('closed without an answer')));
+  outgoing.setTimeout(call.stallMs, () => outgoing.destroy());
+  outgoing.end(call.body);
+  return { answer: promise, abort: () => void outgoing.destroy() };
+}
+
+async function toWhole(answer: http.IncomingMessage): Promise<WholeAnswer> {
+  const { statusCode = 502, statusMessage = '', headers, rawHeaders } = answer;
+  const collected = await collect(answer, MAX_COLLECTED_BYTES);
+  return { statusCode, statusMessage, headers, rawHeaders, ...collected };
 }
 
 function trusted(ca: string): string[] {

@@ -1,0 +1,26 @@
+/** A small body, read whole. */
+
+import type { Readable } from 'node:stream';
+
+export interface Collected {
+  readonly body: Buffer;
+  /** False where it was cut off, or went on beyond the limit: then its beginning is all there is. */
+  readonly isWhole: boolean;
+}
+
+/** Reads at most so many bytes, then destroys the stream. Never rejects: what came of it counts in any case. */
+export function collect(stream: Readable, maxBytes: number): Promise<Collected> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const settle = (isWhole: boolean): void => resolve({ body: Buffer.concat(chunks), isWhole });
+    stream.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= maxBytes) chunks.push(chunk);
+      else stream.destroy();
+    });
+    stream.once('end', () => settle(true));
+    stream.once('close', () => settle(false));
+    if (stream.destroyed) settle(false);
+  });
+}
