@@ -13,6 +13,8 @@ import { writeSleeperTemplate } from '../sleepers.ts';
 export interface Rig {
   readonly gitlab: GitlabProcess;
   readonly host: HostProcess;
+  /** The runners'. */
+  readonly tokens: readonly string[];
   readonly controlSocket: string;
   /** Where each machine leaves its address. */
   readonly called: string;
@@ -79,6 +81,7 @@ export async function startRig(
     return {
       gitlab,
       host,
+      tokens: tokens.map(({ token }) => token),
       controlSocket,
       called,
       supervisorPid: host.pid,
