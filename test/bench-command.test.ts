@@ -11,7 +11,10 @@ const report = (met: boolean): BenchReport => ({
     { what: 'lookup', unit: 'µs', ours: 1.25, peer: 2500, direct: 1 },
     { what: 'alone', unit: '/s', ours: 7, peer: null },
   ],
-  goals: [{ what: 'below 5 µs', measured: '1.25 µs', met }],
+  goals: [
+    { what: 'below 5 µs', measured: '1.25 µs', met },
+    { what: 'beside another', measured: 'there is none', met: null },
+  ],
 });
 
 const bench = (run: Bench['run']) => async () => ({ bench: { summary: 'a summary', run } });
@@ -43,6 +46,7 @@ describe('npm run bench', () => {
     assert.match(out, /lookup +1\.25 +2,500 +0\.0005 +1 +µs\n/);
     assert.match(out, /alone +7 +- +- +- +\/s\n/);
     assert.match(out, /^met +below 5 µs: 1\.25 µs$/m);
+    assert.match(out, /^not measured +beside another: there is none$/m);
     assert.equal(error, 'half way\n');
   });
 

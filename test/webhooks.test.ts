@@ -207,3 +207,17 @@ test('a full host asks nothing; the first room that is free asks at once, withou
   await rig.guest(next);
   assert.equal(asks(rig), 3);
 });
+
+test('without an event: a job that has ended makes its runner ask, for another often follows', async (t) => {
+  const rig = await startQuietRig(t, { ram: '4G' });
+  const job = rig.queue();
+  assert.equal(await send(rig, PENDING), 204);
+  const guest = await rig.guest(job);
+  await guest.takeJob();
+  await restsAfter(rig, 3);
+  const next = rig.queue({ name: 'next' });
+  await guest.finish('success');
+  await guest.powerOff();
+  await rig.ended(job);
+  await rig.guest(next);
+});

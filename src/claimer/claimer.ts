@@ -155,6 +155,12 @@ export class Claimer {
     if (this.#place === 'resting') this.#wait.wake();
   }
 
+  /** A job of this runner has ended. Often another follows, of the next stage: asks now, within the same rate. */
+  jobEnded(): void {
+    this.wake();
+    if (this.#place === 'resting' && this.#earlyAsks.take()) this.#wait.wake();
+  }
+
   row(): RunnerRow {
     const warm = this.#services.warm.row(this.#runner.name);
     return {

@@ -1,6 +1,6 @@
 /** A runner's token, read again whenever its file changes. */
 
-import { readTokenFile } from '../config/index.ts';
+import { readTokenFile, type TokenRead } from '../config/index.ts';
 
 /** The token as the file has it now, or why there is none. */
 export type TokenState =
@@ -9,7 +9,8 @@ export type TokenState =
 
 export class RunnerToken {
   readonly #file: string;
-  #version: string | null = null;
+  /** The last one that was good. */
+  #known: Extract<TokenRead, { ok: true }> | undefined;
 
   constructor(file: string) {
     this.#file = file;
@@ -17,10 +18,10 @@ export class RunnerToken {
 
   /** `changed` is true where the file is another one than at the last read. */
   async read(): Promise<TokenState> {
-    const read = await readTokenFile(this.#file);
+    const read = await readTokenFile(this.#file, this.#known);
     if (!read.ok) return { ok: false, reason: `the token file ${this.#file} ${read.reason}` };
-    const changed = this.#version !== null && this.#version !== read.version;
-    this.#version = read.version;
+    const changed = this.#known !== undefined && this.#known.version !== read.version;
+    this.#known = read;
     return { ok: true, token: read.token, changed };
   }
 }

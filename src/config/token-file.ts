@@ -1,6 +1,7 @@
 /** Reading a runner's authentication token from its file. */
 
-import { open } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
 
 export type TokenRead =
   | {
@@ -17,15 +18,17 @@ const OTHERS = 0o007;
 
 /**
  * Reads the token, without its trailing newline. Any form of token is fine (`glrt-…`, `glrt-t1_…`,
- * older ones without a prefix); a file that every user may read is not.
+ * older ones without a prefix); a file that every user may read is not. `known` is an earlier read: the answer
+ * where the file has not changed since.
  */
-export async function readTokenFile(file: string): Promise<TokenRead> {
+export async function readTokenFile(file: string, known?: TokenRead): Promise<TokenRead> {
   try {
+    if (known?.ok && known.version === versionOf(await stat(file))) return known;
     await using handle = await open(file, 'r');
-    const stat = await handle.stat();
-    if (!stat.isFile()) return { ok: false, reason: 'is not a regular file' };
-    if ((stat.mode & OTHERS) !== 0) {
-      const mode = (stat.mode & 0o777).toString(8).padStart(4, '0');
+    const found = await handle.stat();
+    if (!found.isFile()) return { ok: false, reason: 'is not a regular file' };
+    if ((found.mode & OTHERS) !== 0) {
+      const mode = (found.mode & 0o777).toString(8).padStart(4, '0');
       return { ok: false, reason: `is open to every user (mode ${mode}): chmod 600 it` };
     }
     const token = (await handle.readFile('utf8')).trim();
@@ -34,10 +37,15 @@ export async function readTokenFile(file: string): Promise<TokenRead> {
     if (!/^[\x21-\x7e]+$/.test(token)) {
       return { ok: false, reason: 'holds more than one token: only one word is allowed' };
     }
-    return { ok: true, token, version: `${stat.ino}-${stat.mtimeMs}-${stat.size}` };
+    return { ok: true, token, version: versionOf(found) };
   } catch (error) {
     return { ok: false, reason: explain(error) };
   }
+}
+
+/** The time of its last change of any kind: of its mode, too. */
+function versionOf({ ino, ctimeMs, size }: Stats): string {
+  return `${ino}-${ctimeMs}-${size}`;
 }
 
 function explain(error: unknown): string {

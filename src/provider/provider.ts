@@ -134,6 +134,7 @@ export function createProvider(
     ended(lease) {
       metrics.ended(lease);
       host.jobEnded(lease.row());
+      claimers.find(({ name }) => name === lease.runner)?.jobEnded();
       wakeClaimers();
     },
     closed: (vmToken) => proxy.end(vmToken),

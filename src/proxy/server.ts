@@ -60,7 +60,8 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
   const lane = new Lane({
     limits,
     monotonic: () => services.monotonic(),
-    isKnown: (vmToken) => services.leases.byVmToken(vmToken) !== undefined,
+    own: (connection, vmToken) =>
+      services.leases.byVmToken(vmToken) !== undefined && guests.own(connection, vmToken),
     answer(connection, { route, jobId, vmToken }, incoming, outgoing) {
       if (!mayCall(connection, vmToken, incoming, outgoing, door)) return;
       void answerCall({ route, jobId, vmToken, incoming, outgoing }, checked);

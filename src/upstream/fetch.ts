@@ -27,7 +27,8 @@ export function createFetch(
   health?: Pick<GitlabHealth, 'answered' | 'suspect'>,
 ): Fetch {
   return async (input, init) => {
-    const request = new Request(input, init);
+    // ky hands over a whole request: a copy would pass its body through a stream.
+    const request = input instanceof Request ? input : new Request(input, init);
     if (!request.url.startsWith(`${upstream.url}/`)) {
       throw new TypeError(`${new URL(request.url).origin} is not below ${upstream.url}`);
     }

@@ -19,7 +19,8 @@ export interface Goal {
   readonly what: string;
   /** What was measured, in words: `0.8 ms`. */
   readonly measured: string;
-  readonly met: boolean;
+  /** Null: it cannot be measured here, and `measured` says why. */
+  readonly met: boolean | null;
 }
 
 export interface BenchReport {

@@ -6,7 +6,10 @@ const BENCHES: BenchTable = {
   boot: () => import('./boot.ts'),
   dashboard: () => import('./dashboard.ts'),
   flood: () => import('./flood.ts'),
+  host: () => import('./host/index.ts'),
+  pickup: () => import('./pickup/index.ts'),
   pool: () => import('./pool.ts'),
+  'qemu-options': () => import('./qemu-options.ts'),
   proxy: () => import('./proxy/index.ts'),
   recovery: () => import('./recovery.ts'),
 };

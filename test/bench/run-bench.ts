@@ -30,7 +30,7 @@ export async function runBench(
     const { bench } = await asked.load();
     const progress = asked.json ? () => undefined : (line: string) => output.error(`${line}\n`);
     const report = await bench.run(progress);
-    const met = report.goals.every((goal) => goal.met);
+    const met = report.goals.every((goal) => goal.met !== false);
     output.out(asked.json ? toJson(asked.name, met, report) : toText(report));
     return met ? 0 : 1;
   } catch (error) {
@@ -127,7 +127,8 @@ function toText({ peer, figures, goals }: BenchReport): string {
       .trimEnd(),
   );
   const verdicts = goals.map(
-    (goal) => `${goal.met ? 'met   ' : 'MISSED'}  ${goal.what}: ${goal.measured}`,
+    ({ what, measured, met }) =>
+      `${met === null ? 'not measured' : met ? 'met   ' : 'MISSED'}  ${what}: ${measured}`,
   );
   return `${[...lines, '', ...verdicts].join('\n')}\n`;
 }

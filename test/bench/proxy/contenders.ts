@@ -3,12 +3,13 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { openSync } from 'node:fs';
-import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { eventually, within } from '../../support/deadline.ts';
 import { writePrivate } from '../../support/files.ts';
+import { type Job, readMachines, takeJob, writeSleeperTemplate } from '../sleepers.ts';
 import type { Vm } from './load.ts';
 import type { UpstreamReady, UpstreamSettings } from './upstream.ts';
 import { childrenOf } from './usage.ts';
@@ -28,8 +29,6 @@ export interface Upstream {
 }
 
 const START_LIMIT_MS = 60_000;
-/** For hundreds of machines, one after the other. */
-const BOOT_LIMIT_MS = 300_000;
 
 export async function startUpstream(): Promise<Upstream> {
   const child = fork(path.join(import.meta.dirname, 'upstream.ts'));
@@ -50,11 +49,6 @@ export async function startUpstream(): Promise<Upstream> {
 /** Jobs as the upstream assigns them, called at it directly or at something that passes all on. */
 export function plainVms(port: number, jobs: readonly Job[]): Vm[] {
   return jobs.map(({ id, token }) => ({ port, path: `/api/v4/jobs/${id}`, token, logBytes: 0 }));
-}
-
-export interface Job {
-  readonly id: number;
-  readonly token: string;
 }
 
 export async function startNginx(
@@ -195,14 +189,7 @@ async function writeConfig(
   upstreamPort: number,
   jobs: number,
 ): Promise<string> {
-  const jobConfig = path.join(directory, 'template/job-config');
-  await mkdir(jobConfig, { recursive: true });
-  await writeFile(path.join(jobConfig, 'url'), '<GITLAB_RUNNER_URL>');
-  await writeFile(
-    path.join(jobConfig, 'job.sh'),
-    `#!/bin/sh\ncp job-config/url '${called}'/$RUNNER_NAME.new\nmv '${called}'/$RUNNER_NAME.new '${called}'/$RUNNER_NAME\nexec sleep 100000\n`,
-  );
-  await chmod(path.join(jobConfig, 'job.sh'), 0o755);
+  await writeSleeperTemplate(path.join(directory, 'template'), called);
   const config = {
     host: { base_dir: path.join(directory, 'base'), ram: `${jobs * 16}M`, driver: 'process' },
     plugins: ['forrest-gitlab'],
@@ -226,47 +213,6 @@ async function writeConfig(
     },
   };
   return writePrivate(path.join(directory, 'config.yaml'), JSON.stringify(config, null, 2));
-}
-
-/** The address of each machine's route. */
-async function readMachines(called: string, jobs: number): Promise<URL[]> {
-  const names = await eventually(
-    `${jobs} machines`,
-    async () => {
-      const found = (await readdir(called)).filter((name) => !name.endsWith('.new'));
-      return found.length === jobs && found;
-    },
-    BOOT_LIMIT_MS,
-  );
-  return Promise.all(
-    names.map(async (name) => new URL(await readFile(path.join(called, name), 'utf8'))),
-  );
-}
-
-/** What the runner in the machine does first. */
-async function takeJob(url: URL): Promise<{ vm: Vm; job: Job }> {
-  const vmToken = url.pathname.slice(1);
-  const offer = await fetch(`${url.href}/api/v4/jobs/request`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ token: vmToken }),
-  });
-  if (offer.status !== 201) throw new Error(`jobs/request: ${offer.status}`);
-  const { id, token } = (await offer.json()) as Job;
-  const update = await fetch(`${url.href}/api/v4/jobs/${id}`, {
-    method: 'PUT',
-    headers: { 'content-type': 'application/json', 'job-token': token },
-    body: JSON.stringify({ token, state: 'running' }),
-  });
-  await update.arrayBuffer();
-  if (update.status !== 200) throw new Error(`PUT state=running: ${update.status}`);
-  const vm = {
-    port: Number(url.port),
-    path: `${url.pathname}/api/v4/jobs/${id}`,
-    token,
-    logBytes: 0,
-  };
-  return { vm, job: { id, token } };
 }
 
 const SIGNAL_AGAIN_MS = 300;

@@ -180,12 +180,13 @@ export class PatchConnection {
 
   #onData(data: string): void {
     this.#text += data;
-    if (!this.#text.endsWith('\r\n\r\n')) return;
+    const end = this.#text.indexOf('\r\n\r\n');
+    if (end < 0) return;
+    const length = /\r\ncontent-length: *(\d+)\r\n/i.exec(this.#text)?.[1];
+    if (this.#text.length < end + HEAD_END.length + Number(length ?? 0)) return;
     const answer = this.#text;
     this.#text = '';
-    const status = statusOf(answer);
-    const fine = status === 202 && /\r\ncontent-length: *0\r\n/i.test(answer);
-    if (fine) this.#call?.resolve();
+    if (statusOf(answer) === 202 && length !== undefined) this.#call?.resolve();
     else this.#call?.reject(new Error(`a PATCH: ${answer}`));
   }
 }

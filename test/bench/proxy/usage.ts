@@ -28,6 +28,20 @@ export async function usageOf(pid: number): Promise<Usage> {
   };
 }
 
+/** What processes hold of the machine's memory, in bytes: what they share, such as Node itself, counts once. */
+export async function memoryOf(pids: readonly number[]): Promise<number> {
+  let own = 0;
+  let shared = 0;
+  for (const pid of pids) {
+    const rollup = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8');
+    const kib = (name: string): number =>
+      Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(rollup)?.[1] ?? 0);
+    own += kib('Private_Clean') + kib('Private_Dirty');
+    shared = Math.max(shared, kib('Shared_Clean') + kib('Shared_Dirty'));
+  }
+  return (own + shared) * 1024;
+}
+
 /** The peak counts from now on. */
 export async function forgetPeak(pid: number): Promise<void> {
   await writeFile(`/proc/${pid}/clear_refs`, '5');
