@@ -54,6 +54,12 @@ reservation.release('job');
 // @ts-expect-error nothing waits without a way to give up
 ({ machineType: 'm', firm: true, purpose: 'p' }) satisfies RoomRequest;
 
+// So do machines that wait for a job; a host may do without what it need not know.
+({ ...room, warm: true }) satisfies RoomRequest;
+// @ts-expect-error never false
+({ ...room, warm: false }) satisfies RoomRequest;
+machine.outdated satisfies boolean | undefined;
+
 // What comes back is read-only, and each set of words is closed.
 // @ts-expect-error
 machine.state = 'running';

@@ -15,6 +15,7 @@ import { eventually, within } from '../support/deadline.ts';
 import { post } from './control-socket.ts';
 import { type Guests, hostConfig } from './host-config.ts';
 import { JournalWatch } from './journal-watch.ts';
+import { machineRecords } from './leaks.ts';
 import { freePort, type Relay, startRelay } from './relay.ts';
 
 export interface HostOptions {
@@ -167,8 +168,9 @@ export class ChaosHost {
 
   /** Everything of it that may still run. For the end, whatever has happened. */
   async killEverything(): Promise<void> {
-    const machines = [...this.journal.live.values()].map(({ runnerName }) =>
-      this.machinePid(runnerName),
+    // Those that wait for a job are in no journal.
+    const machines = machineRecords(this.baseDir).map((file) =>
+      this.machinePid(path.basename(file, '.json')),
     );
     if (this.#process !== null) await this.killAll().catch(() => undefined);
     for (const pid of machines) {
