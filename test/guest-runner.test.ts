@@ -120,6 +120,38 @@ for (const kind of ['stand-in', 'official'] as const) {
       for (const ask of asks) assert.ok(!JSON.stringify(ask.headers).includes(secret));
     });
 
+    test('in a warm machine it waits for its job, is told now and then that there is none, and asks again', async (t) => {
+      const { template } = await withRunner();
+      assert.ok(template);
+      const { GITLAB_RUNNER = '' } = template.parameters;
+      const parameters = {
+        ...template.parameters,
+        GITLAB_RUNNER: `env LOG_LEVEL=debug ${GITLAB_RUNNER}`,
+      };
+      const rig = await createRig(t, {
+        template: { ...template, parameters },
+        runner: { warm: 1 },
+        timings: { warmHoldMs: 500 },
+      });
+      await rig.start();
+      const isReady = () => rig.status().providers[0]?.status.runners[0]?.warm?.ready === 1;
+      await eventually('the warm machine', isReady, 40_000);
+      const machine = rig.status().machines[0];
+      assert.ok(machine);
+      // Only the official runner tells that it was answered.
+      const told = async (): Promise<boolean> =>
+        kind !== 'official' ||
+        /Checking for jobs\.\.\. *(nothing|no content)/.test(
+          await readFile(path.join(machine.runDir, 'log.txt'), 'utf8'),
+        );
+      await eventually('it to be told that there is none', told, 20_000);
+      const job = rig.queue({ script: ['cat README.md'] });
+      await ended(rig, job);
+      assert.equal(job.status, 'success', job.log.toString());
+      assert.equal(rig.row(job)?.machine, machine.runnerName);
+      assert.deepEqual(job.verdict(), { handedOut: 1, ended: 1, logIntact: true, anomalies: [] });
+    });
+
     test('what a job leaves running ends with its machine', async (t) => {
       const rig = await createRig(t, await withRunner());
       const job = rig.queue({ script: ['sleep 300 > /dev/null 2>&1 & echo started'] });

@@ -20,6 +20,11 @@ const RULES: Record<string, { values: string[]; types: string[]; packages: strin
     types: ['contract', 'config', 'gitlab'],
     packages: ['valibot'],
   },
+  warm: {
+    values: ['errors', 'lib', 'leases'],
+    types: ['contract', 'config', 'gitlab'],
+    packages: ['valibot'],
+  },
   claimer: {
     values: ['errors', 'lib', 'config', 'leases'],
     types: ['contract', 'gitlab'],
@@ -27,11 +32,11 @@ const RULES: Record<string, { values: string[]; types: string[]; packages: strin
   },
   proxy: {
     values: ['errors', 'lib', 'leases', 'gitlab'],
-    types: ['contract', 'config', 'upstream'],
+    types: ['contract', 'config', 'upstream', 'warm'],
     packages: ['hono', '@hono/node-server'],
   },
   provider: {
-    values: ['errors', 'lib', 'config', 'upstream', 'gitlab', 'leases', 'claimer', 'proxy'],
+    values: ['errors', 'lib', 'config', 'upstream', 'gitlab', 'leases', 'warm', 'claimer', 'proxy'],
     types: ['contract'],
     packages: ['tslog'],
   },

@@ -284,6 +284,28 @@ suite('how the bytes come', { concurrency: 4 }, () => {
   });
 });
 
+suite('bodies that come in parts', { concurrency: 2 }, () => {
+  // No look at what does not move helps here.
+  const limits = { checkEveryMs: 60_000, connectionsPerVm: 8 };
+
+  test('count among their machine’s connections before they have come', async (t) => {
+    const victims = await startVictims(t, { seams: { limits } });
+    const half = patch(victims, 0, 'whole').slice(0, -1);
+    for (let count = 0; count < 8; count += 1) (await connect(t, victims.port)).write(half);
+    assert.equal((await exchange(t, victims.port, half)).status, 429);
+    assert.equal((await victims.other.guest.log('unimpressed')).status, 202);
+  });
+
+  test('end with their machine, without an answer', async (t) => {
+    const victims = await startVictims(t, { seams: { limits } });
+    const ended = exchange(t, victims.port, patch(victims, 0, 'whole').slice(0, -1));
+    // Another call, of which the answer shows that the first one has been read.
+    await exchange(t, victims.port, head('GET / HTTP/1.1'));
+    victims.guest.kill();
+    assert.equal((await ended).text, '');
+  });
+});
+
 test('a machine that ends takes its connections with it', async (t) => {
   const victims = await startVictims(t);
   const socket = await connect(t, victims.port);

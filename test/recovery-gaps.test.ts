@@ -1,7 +1,7 @@
 /** Killed in each gap between two steps: what the next start makes of it (docs/life-of-a-job.md has the table). */
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
@@ -22,22 +22,25 @@ function inhabit(host: TestHost): () => void {
   const seen = new Set<TestMachine>();
   const timer = setInterval(() => {
     for (const machine of host.machines) {
-      if (seen.has(machine)) continue;
+      // What it says of its job it says only once it has it: it is the one that there is.
+      const [job] = host.gitlab.jobs();
+      if (job === undefined || seen.has(machine)) continue;
       seen.add(machine);
-      const job = host.gitlab.jobs()[0] as SimJob;
-      void host
-        .guest(job, seen.size)
-        .then((guest) => liveJob(guest, () => machine.isUp))
-        .catch(() => undefined);
+      const guest = host.guestIn(machine, job);
+      void liveJob(guest, () => machine.isUp).catch(() => undefined);
     }
   }, 5);
   return () => clearInterval(timer);
 }
 
 async function nothingIsLeft(host: TestHost, job: SimJob): Promise<void> {
+  await jobIsOver(host, job);
+  await eventually('no machine to be left', () => host.machines.every((one) => !one.isUp), LONG_MS);
+}
+
+async function jobIsOver(host: TestHost, job: SimJob): Promise<void> {
   await eventually(`job ${job.id} to be final`, () => job.isFinal, LONG_MS);
   await eventually('no lease to be left', () => host.provider.status().jobs.length === 0, LONG_MS);
-  await eventually('no machine to be left', () => host.machines.every((one) => !one.isUp), LONG_MS);
   await eventually('an empty journal', async () => (await host.journal()).length === 0, LONG_MS);
   assert.equal(job.handedOut, 1);
   assert.equal(job.verdict().ended, 1);
@@ -120,6 +123,92 @@ suite('killed in the life of a job', { concurrency: 4 }, () => {
       }
     });
   }
+});
+
+/** The gaps of a job that a warm machine gets, from the machine's boot on. */
+const WARM: readonly CheckpointName[] = [
+  'warm-requested',
+  'warm-pinned',
+  'entry-drafted',
+  'lease-claimed',
+  'warm-bound',
+  'lease-booting',
+  'lease-offered',
+  'lease-running',
+  'lease-ended',
+];
+
+suite('killed with a warm machine', { concurrency: 4 }, () => {
+  /** Killed in that gap, and started again. */
+  const killed = async (
+    t: TestContext,
+    gap: CheckpointName,
+    before: (host: TestHost, job: SimJob | null) => void = () => undefined,
+  ): Promise<{ host: TestHost; job: SimJob; machine: TestMachine }> => {
+    const host = await createTestHost(t, { configured: { limit: 1, warm: 1 } });
+    const isAtBoot = gap === 'warm-requested';
+    const atBoot = isAtBoot ? host.killAt(gap) : undefined;
+    await host.start();
+    const machine = await eventually('the warm machine', () => host.machines[0], LONG_MS);
+    const restart = async (dead: Promise<void>, job: SimJob | null): Promise<void> => {
+      await within('the kill', dead, LONG_MS);
+      before(host, job);
+      await host.start();
+    };
+    if (atBoot !== undefined) await restart(atBoot, null);
+    const rests = (): boolean =>
+      host.provider.status().runners[0]?.notClaiming === 'no job a moment ago';
+    await eventually('the first ask, which may be made without that machine', rests);
+    const dead = isAtBoot ? undefined : host.killAt(gap);
+    const job = host.queue();
+    t.after(inhabit(host));
+    if (dead !== undefined) await restart(dead, job);
+    return { host, job, machine };
+  };
+
+  for (const gap of WARM) {
+    test(`${gap}: that machine has the job, or still waits for one`, async (t) => {
+      const { host, job, machine } = await killed(t, gap);
+      await jobIsOver(host, job);
+      assert.equal(job.status, 'success');
+      assert.equal(job.log.toString(), SAID);
+      assert.deepEqual(job.verdict().anomalies, []);
+      if (gap !== 'lease-ended') {
+        assert.equal((await host.ended(job)).machine, machine.runnerName);
+      }
+    });
+
+    test(`${gap}, and all machines with it`, async (t) => {
+      const { host, job, machine } = await killed(t, gap, (dead) => dead.losePower());
+      await jobIsOver(host, job);
+      if (gap === 'lease-running') {
+        assert.deepEqual([job.status, job.failureReason], ['failed', 'runner_system_failure']);
+      } else {
+        assert.equal(job.status, 'success');
+        assert.equal(job.log.toString(), SAID);
+        // A claimed job that was to have a machine is given one of the name that it was to have.
+        if (!['entry-drafted', 'lease-claimed', 'warm-bound', 'lease-ended'].includes(gap)) {
+          assert.notEqual((await host.ended(job)).machine, machine.runnerName);
+        }
+      }
+    });
+  }
+
+  test('a claim that was not written down: its machine is no warm one any more', async (t) => {
+    const { job, machine } = await killed(t, 'claim-received');
+    await eventually('the machine to be stopped', () => !machine.isUp);
+    assert.equal(machine.stopReason, 'no job is known for it');
+    assert.equal(job.status, 'running');
+  });
+
+  test('an entry that is damaged: its machine, in which the job may have run, gets no other one', async (t) => {
+    const { machine } = await killed(t, 'lease-running', (host, job) => {
+      const file = path.join(host.stateDir, 'leases', `job-${job?.id}.json`);
+      writeFileSync(file, '{"version":1,"fac');
+    });
+    await eventually('the machine to be stopped', () => !machine.isUp);
+    assert.equal(machine.stopReason, 'no job is known for it');
+  });
 });
 
 /** Gaps in our own end of a job whose machine has died. */
@@ -211,6 +300,7 @@ suite('the table of gaps', () => {
     const tested = new Set<string>([
       'claim-received',
       ...LIFE,
+      ...WARM,
       ...OWN_END,
       'end-journaled',
       'machine-gone-journaled',

@@ -31,7 +31,7 @@ async function startGitlab(t: TestContext) {
   });
   const host = async (name: string): Promise<ChaosHost> => {
     const made = await ChaosHost.create({
-      ...{ directory, name, gitlabUrl: gitlab.url, runnerToken },
+      ...{ directory, name, gitlabUrl: gitlab.url, runnerToken, webhookSecret: 'none' },
       guests: { driver: 'process', runner: command },
     });
     hosts.push(made);

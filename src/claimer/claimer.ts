@@ -1,14 +1,14 @@
 /** One configured runner's loop: hold room, ask GitLab for a job, hand what comes to the leases. */
 
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
-import type { Logger, Reservation, RunnerRow, VmPool } from '../contract/index.ts';
+import type { Logger, RunnerRow, VmPool } from '../contract/index.ts';
 import type {
   GitlabClient,
   RequestJobOutcome,
   RunnerInfo,
   VerifyOutcome,
 } from '../gitlab/index.ts';
-import type { Leases } from '../leases/index.ts';
+import type { Checkpoint, Leases, Place, ReadyMachine } from '../leases/index.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
 import { describeError, errorCode } from '../lib/errors.ts';
 import type { Backoff } from './backoff.ts';
@@ -24,6 +24,12 @@ export interface ClaimerServices {
     readonly problem: string | null;
   };
   readonly pool: Pick<VmPool, 'reserve' | 'expectJob'>;
+  readonly warm: {
+    /** A machine that waits for a job of the runner; null: there is none. */
+    pin(runner: string, runnerToken: string): ReadyMachine | null;
+    row(runner: string): RunnerRow['warm'];
+  };
+  readonly checkpoint: Checkpoint;
   readonly backoff: Backoff;
   readonly log: Logger;
   /** This host's, the same for each of its runners. */
@@ -54,6 +60,8 @@ export class Claimer {
   #paused: boolean;
   #standing: Standing = { reason: 'starting', nextAskAt: null };
   #health: RunnerRow['health'] = 'unknown';
+  /** Monotonic time of the last good answer, or of the beginning. */
+  #healthyAt: number;
   #lastAnswer: string | null = null;
   #lastAnswerAt: number | null = null;
   /** Monotonic time of the last contact, so that GitLab keeps seeing a runner that has no room. */
@@ -87,6 +95,7 @@ export class Claimer {
     this.#wait = new Wait(services.clock);
     this.#earlyAsks = new EarlyAsks(services.clock);
     this.#contactAt = services.clock.monotonic();
+    this.#healthyAt = this.#contactAt;
   }
 
   get name(): string {
@@ -122,6 +131,14 @@ export class Claimer {
     this.wake();
   }
 
+  /** Whether machines may wait for its jobs: it takes some, or will soon. */
+  get keepsWarm(): boolean {
+    const { warmUnhealthyMs } = this.#config.timings;
+    const unhealthyMs = this.#services.clock.monotonic() - this.#healthyAt;
+    const isLost = this.#health === 'unhealthy' && unhealthyMs > warmUnhealthyMs;
+    return !this.#paused && !this.#stopping.signal.aborted && !isLost;
+  }
+
   /** Something has changed that may allow an ask: a job ended, a pause was lifted. */
   wake(): void {
     if (this.#isHeldBack()) this.#wait.wake();
@@ -145,6 +162,7 @@ export class Claimer {
   }
 
   row(): RunnerRow {
+    const warm = this.#services.warm.row(this.#runner.name);
     return {
       forge: 'gitlab',
       name: this.#runner.name,
@@ -157,6 +175,7 @@ export class Claimer {
       running: this.#services.leases.countOf(this.#runner.name),
       paused: this.#paused,
       notClaiming: this.#standing.reason,
+      ...(warm !== undefined && { warm }),
       ...(this.#tokenExpiresAt !== undefined && { tokenExpiresAt: this.#tokenExpiresAt }),
     };
   }
@@ -200,9 +219,16 @@ export class Claimer {
       await this.#pauseFor(this.#config.timings.unhealthyIntervalMs, token.reason);
       return;
     }
-    const reservation = await this.#reserve();
-    if (reservation === null) return;
-    await this.#ask(token.token, reservation);
+    const place = (await this.#pin(token.token)) ?? (await this.#reserve());
+    if (place === null) return;
+    await this.#ask(token.token, place);
+  }
+
+  /** A warm machine is room that is there already. */
+  async #pin(token: string): Promise<ReadyMachine | null> {
+    const ready = this.#services.warm.pin(this.#runner.name, token);
+    if (ready !== null) await this.#services.checkpoint('warm-pinned');
+    return ready;
   }
 
   #heldBack(): string | null {
@@ -213,7 +239,7 @@ export class Claimer {
     return running >= this.#runner.limit ? `limit ${this.#runner.limit} reached` : null;
   }
 
-  async #reserve(): Promise<Reservation | null> {
+  async #reserve(): Promise<Place | null> {
     const { name, machineType } = this.#runner;
     const interrupt = new AbortController();
     this.#interruptRoom = interrupt;
@@ -271,11 +297,11 @@ export class Claimer {
     await this.#pauseFor(this.#config.timings.backoffCapMs, reason);
   }
 
-  async #ask(token: string, reservation: Reservation): Promise<void> {
+  async #ask(token: string, place: Place): Promise<void> {
     const { gitlab, systemId, info, backoff } = this.#services;
     // Another runner may have found GitLab out, or the disk full, while this one waited for room.
     if (backoff.remaining() > 0 || this.#heldBack() !== null) {
-      reservation.release('failed');
+      place.release('failed');
       return;
     }
     this.#stand(null, null);
@@ -285,18 +311,18 @@ export class Claimer {
     try {
       outcome = await gitlab.requestJob(token, systemId, info(this.#runner));
       if (outcome.kind === 'job') {
-        reservation.makeFirm();
+        place.makeFirm();
         this.#answered(outcome, `job ${outcome.facts.id}`);
-        await this.#services.leases.claim(this.#runner.name, outcome, reservation);
+        await this.#services.leases.claim(this.#runner.name, outcome, place);
         return;
       }
     } catch (error) {
-      reservation.release('failed');
+      place.release('failed');
       throw error;
     } finally {
       this.#place = null;
     }
-    reservation.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
+    place.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
     await this.#onNoJob(outcome);
   }
 
@@ -379,6 +405,7 @@ export class Claimer {
     this.#refusedSince = null;
     this.#services.backoff.reset();
     this.#contactAt = this.#services.clock.monotonic();
+    this.#healthyAt = this.#contactAt;
     this.#record(outcome, answer);
   }
 

@@ -31,6 +31,8 @@ export interface RunnerConfig {
   readonly executor: Executor;
   /** The most jobs at a time. */
   readonly limit: number;
+  /** Machines that are booted before there is a job for them; together with the jobs at most `limit`. */
+  readonly warm: number;
   /** Log size in KiB at which the guest's runner cuts the log. */
   readonly outputLimitKib: number;
   /**

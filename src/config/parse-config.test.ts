@@ -53,6 +53,7 @@ describe('a gitlab section', () => {
           machineType: debian,
           executor: { name: 'shell' },
           limit: 1,
+          warm: 0,
           outputLimitKib: 4096,
           persist: 'protected',
         },
@@ -81,7 +82,7 @@ describe('a gitlab section', () => {
             docker_pull_policy: ['always', 'if-not-present'],
             docker_registry_mirror: 'https://mirror.example.com',
             limit: 4,
-            warm: 0,
+            warm: 2,
           },
         ],
         timings: { heartbeatMs: 50 },
@@ -91,6 +92,7 @@ describe('a gitlab section', () => {
     assert.ok(parsed.ok);
     assert.equal(parsed.config.checkIntervalMs, 120_000);
     assert.equal(parsed.config.timings.heartbeatMs, 50);
+    assert.equal(parsed.config.runners[0]?.warm, 2);
     assert.deepEqual(parsed.config.runners[0]?.executor, {
       name: 'docker',
       image: 'debian:12',
@@ -252,10 +254,10 @@ describe('a gitlab section', () => {
       /same token as runners\[0\]/,
     ],
     [
-      'wants warm machines',
-      { ...section, runners: [{ ...runner, warm: 1 }] },
+      'wants more warm machines than its limit',
+      { ...section, runners: [{ ...runner, warm: 2 }] },
       'gitlab.runners[0].warm',
-      /not in this version/,
+      /2 is more than limit, 1/,
     ],
     [
       'names a webhook secret that is not there',

@@ -130,10 +130,10 @@ async function readRunners(
     if (digest !== undefined) tokens.set(digest, index);
     const machineType = checkMachine(runner.machine, index, context, problems);
     const executor = readExecutor(runner, at, problems);
-    if (runner.warm > 0) {
+    if (runner.warm > runner.limit) {
       problems.push({
         path: `${at}.warm`,
-        message: 'warm machines are not in this version: only 0 is allowed',
+        message: `${runner.warm} is more than limit, ${runner.limit}: a runner has never more machines than that`,
       });
     }
     if (machineType === undefined || executor === undefined) continue;
@@ -144,6 +144,7 @@ async function readRunners(
         machineType,
         executor,
         limit: runner.limit,
+        warm: runner.warm,
         outputLimitKib: runner.output_limit,
         persist: runner.persist,
       }),

@@ -75,6 +75,23 @@ export interface Timings {
   readonly deliveryLimitMs: number;
   /** Between tries to write what the journal did not take: a full disk. */
   readonly journalRetryMs: number;
+  /**
+   * How long a warm machine's runner is kept waiting for a job before it is told that there is none, and asks again 3 s
+   * later: it gives up after 10 min, and what lies between may do so earlier.
+   */
+  readonly warmHoldMs: number;
+  /** A warm machine whose runner has not asked for so long is of no use. */
+  readonly warmSilenceMs: number;
+  /** A warm machine is replaced when it is so old, or a little sooner. */
+  readonly warmAgeMs: number;
+  /** Between looks for what nobody tells us of warm machines: that their image has changed, for instance. */
+  readonly warmLookMs: number;
+  /** First rest after a warm machine that failed or gave up its room; doubled up to the cap. */
+  readonly warmRestMs: number;
+  /** Longest such rest. */
+  readonly warmRestCapMs: number;
+  /** A runner that GitLab has refused or not answered for so long has no warm machines. */
+  readonly warmUnhealthyMs: number;
   /** For GitLab to take the ends of all jobs when the host ends them; the rest stays in the journal. */
   readonly stopLimitMs: number;
 }
@@ -115,5 +132,12 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   deliveryBackoffCapMs: MINUTE,
   deliveryLimitMs: 24 * 60 * MINUTE,
   journalRetryMs: 5 * SECOND,
+  warmHoldMs: 4 * MINUTE,
+  warmSilenceMs: MINUTE,
+  warmAgeMs: 60 * MINUTE,
+  warmLookMs: 30 * SECOND,
+  warmRestMs: 15 * SECOND,
+  warmRestCapMs: 15 * MINUTE,
+  warmUnhealthyMs: 10 * MINUTE,
   stopLimitMs: 30 * SECOND,
 });

@@ -28,6 +28,11 @@ export interface RoomRequest {
   /** A job is already ours (its second boot): served before all others, even while draining. */
   readonly claimed?: true;
   /**
+   * For a machine that is booted before there is a job for it, at once: granted only where nobody waits for that room,
+   * and asked back (`wanted`) as soon as somebody does. Not firm, not claimed.
+   */
+  readonly warm?: true;
+  /**
    * Of a speculative request: how often its provider would ask its forge, in ms. After it found no job, room that
    * others wait for is left to them for at least as long. Default: 3 s.
    */
@@ -42,9 +47,12 @@ export interface RoomRequest {
 export interface Room {
   /** As it was when the room was granted; a reload does not change it. */
   readonly machineType: MachineType;
-  /** Whether a job is bound to this room. */
+  /** Whether a job is bound to this room, or has been; a machine's outlives a restart of the host. */
   readonly firm: boolean;
-  /** Who waits for this room at the moment. */
+  /**
+   * Who waits for this room at the moment. Also `firm` while no job may begin in it: its machine type waits for a new
+   * image, the host is paused.
+   */
   readonly wanted: 'no' | 'speculative' | 'firm';
   /** Calls the listener whenever `wanted` has changed; returns the function that ends this. */
   onWanted(listener: () => void): () => void;
@@ -92,6 +100,8 @@ export interface Machine extends Room {
   readonly runnerName: string;
   readonly state: MachineState;
   readonly metadata: JsonValue;
+  /** A machine of its type that is booted now is another one: its image, template or settings have changed since. */
+  readonly outdated?: boolean;
   /** When the machine was running (wall clock, ms since the epoch), or null while it is not yet. */
   readonly bootedAt: number | null;
   /** Tells the host what only the provider can know: the runner called, has a job, is done. */

@@ -58,6 +58,8 @@ export interface RunnerRow {
   readonly paused: boolean;
   /** Why nothing is being claimed at this moment, in words; null while a request is under way. */
   readonly notClaiming: string | null;
+  /** Machines that wait for a job: up already, and how many there are to be now; absent: it is to have none. */
+  readonly warm?: { readonly ready: number; readonly wanted: number };
   /** When its token expires, wall clock in ms; null: never; absent: not known. */
   readonly tokenExpiresAt?: number | null;
 }

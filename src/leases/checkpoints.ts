@@ -7,10 +7,13 @@ import type { LeaseEvent, LeaseState } from './state.ts';
  * it, stands in docs/life-of-a-job.md.
  */
 export const CHECKPOINTS = [
+  'warm-requested',
+  'warm-pinned',
   'claim-received',
   'entry-drafted',
   'lease-claimed',
   'machine-requested',
+  'warm-bound',
   'lease-booting',
   'lease-offered',
   'lease-running',

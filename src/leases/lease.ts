@@ -7,7 +7,6 @@ import type {
   Logger,
   Machine,
   MachineOutcome,
-  Reservation,
 } from '../contract/index.ts';
 import type {
   FailureReason,
@@ -24,6 +23,7 @@ import { endOf, explainOver, failureReasonOf } from './endings.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { NextRoom } from './next-room.ts';
 import { composeNote } from './note.ts';
+import { isReady, type Place } from './ready-machine.ts';
 import type { LeaseRecord, Moment } from './record.ts';
 import type { LeaseServices } from './services.ts';
 import { orderStages, stagesOf } from './stages.ts';
@@ -144,13 +144,23 @@ export class Lease {
     return 'cause' in this.#state ? this.#state.cause : null;
   }
 
-  /** A new claim: journals it, then boots its machine in the room that is held for it. */
-  async begin(reservation: Reservation): Promise<void> {
+  /** A new claim: journals it, then gives it the machine of that place; null: it is to get one of its own. */
+  async begin(place: Place | null): Promise<void> {
     await this.#services.checkpoint('claim-received');
-    await this.#events.run(() => this.#put(this.#state));
+    const isOnDisk = await this.#events.run(() => this.#put(this.#state));
     await this.#services.checkpoint('lease-claimed');
     this.#heartbeat.start();
-    await this.#boot(reservation);
+    if (place === null) {
+      void this.#bootAgain();
+    } else if (isReady(place) && !isOnDisk) {
+      // After a crash nobody would know that it is a job's, and it would be given to another one.
+      place.release();
+      await this.#renewIdentity();
+      this.#services.changed(this);
+      void this.#bootAgain();
+    } else {
+      await this.#boot(place);
+    }
   }
 
   /** The machine that an earlier run left it. */
@@ -167,6 +177,8 @@ export class Lease {
     const { name } = this.#state;
     if (this.#machine !== null) {
       this.#watch(this.#machine);
+      // A warm one may not have been told yet.
+      if (!this.#machine.firm) this.#machine.makeFirm();
       if (name === 'claimed') {
         this.#tellPersist(this.#machine);
         void this.apply({ type: 'booting' });
@@ -456,17 +468,17 @@ export class Lease {
   }
 
   /** In the queue of events, so that no other one can come between the machine and its state. */
-  #boot(reservation: Reservation): Promise<void> {
+  #boot(place: Place): Promise<void> {
     return this.#events.run(async () => {
       if (this.#state.name !== 'claimed' || this.#stopped.signal.aborted) {
-        reservation.release();
+        place.release();
         return;
       }
-      const machine = reservation.boot(this.#services.bootSpec(this));
+      const machine = isReady(place) ? place.take() : place.boot(this.#services.bootSpec(this));
       this.#machine = machine;
       this.#watch(machine);
       this.#tellPersist(machine);
-      await this.#services.checkpoint('machine-requested');
+      await this.#services.checkpoint(isReady(place) ? 'warm-bound' : 'machine-requested');
       await this.#advance({ type: 'booting' });
     });
   }
@@ -506,7 +518,7 @@ export class Lease {
 
   /** Nothing has run: the job gets one more machine. */
   async #bootAgain(): Promise<void> {
-    this.#log.warn(`job ${this.facts.id} gets another machine: nothing of it has run yet`);
+    this.#log.warn(`job ${this.facts.id} gets a machine of its own: nothing of it has run yet`);
     try {
       await this.#boot(await this.#nextRoom.take());
     } catch (error) {

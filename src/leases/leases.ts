@@ -1,10 +1,11 @@
 /** All live leases: where claimer and proxy meet. */
 
-import type { Machine, Reservation, VmPool } from '../contract/index.ts';
+import type { Machine, VmPool } from '../contract/index.ts';
 import type { Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Journal } from './journal.ts';
 import { Lease } from './lease.ts';
+import { isReady, type Place } from './ready-machine.ts';
 import type { LeaseRecord, Moment } from './record.ts';
 import { machineOf, salvagedRecord } from './salvaged.ts';
 import type { LeaseServices } from './services.ts';
@@ -64,13 +65,19 @@ export class Leases {
     return lease?.vmToken === token ? lease : undefined;
   }
 
-  /** Takes over a job that GitLab has just assigned, and boots its machine in the room held for it. */
-  async claim(runner: string, job: ClaimedJob, reservation: Reservation): Promise<Lease> {
-    const identity = await this.#services.newIdentity(runner);
+  /** Takes over a job that GitLab has just assigned, and gives it the machine that the place is for. */
+  async claim(runner: string, job: ClaimedJob, offered: Place): Promise<Lease> {
+    let place: Place | null = offered;
+    if (isReady(offered) && !offered.suits(job.facts)) {
+      offered.release();
+      place = null;
+    }
+    const { runnerName, vmToken } =
+      place !== null && isReady(place) ? place : await this.#services.newIdentity(runner);
     const known = this.#byJob.get(job.facts.id);
     if (known !== undefined) {
       this.#services.log.warn(`GitLab's answer with job ${job.facts.id} came twice: it runs once`);
-      reservation.release();
+      place?.release();
       return known;
     }
     const lease = this.#track(
@@ -78,7 +85,8 @@ export class Leases {
         {
           facts: job.facts,
           runner,
-          ...identity,
+          runnerName,
+          vmToken,
           requestId: job.requestId ?? null,
           stages: [{ name: 'claimed', at: this.#services.clock.now() }],
           state: { name: 'claimed', payload: job.payload, boots: 0 },
@@ -89,10 +97,10 @@ export class Leases {
       ),
     );
     try {
-      await lease.begin(reservation);
+      await lease.begin(place);
     } catch (error) {
       // The job is running in GitLab: whatever went wrong here, it must be ended there.
-      reservation.release();
+      place?.release();
       await lease.giveUp(
         `no machine could be started for it: ${describeError(error)}`,
         'no-machine',
@@ -101,8 +109,11 @@ export class Leases {
     return lease;
   }
 
-  /** Knows again what an earlier run left. Nothing may be answered before it resolves. */
-  async load(machines: ReturnType<VmPool['machines']>): Promise<void> {
+  /**
+   * Knows again what an earlier run left; resolves with the machines that are no job's. Nothing may be
+   * answered before it resolves.
+   */
+  async load(machines: ReturnType<VmPool['machines']>): Promise<Machine[]> {
     const { records, salvaged } = await this.#services.entries.load();
     for (const record of records) {
       const read =
@@ -115,11 +126,7 @@ export class Leases {
       const machine = machineOf(job.id, machines);
       this.#bringBack(salvagedRecord(job, machine, this.#now()), null, machine);
     }
-    for (const machine of machines) {
-      if (!this.all().some((lease) => lease.machine === machine)) {
-        machine.stop('no job is known for it');
-      }
-    }
+    return machines.filter((machine) => !this.all().some((lease) => lease.machine === machine));
   }
 
   /** Goes on with what was loaded; what has no machine any more is ended in GitLab, in the background. */

@@ -29,5 +29,11 @@ export function stagesOf(
 export function orderStages(stages: readonly JobStage[], bootedAt: number | null): JobStage[] {
   const known = stages.some((stage) => stage.name === 'booted' && stage.at === bootedAt);
   const all = bootedAt === null || known ? stages : [...stages, { name: 'booted', at: bootedAt }];
-  return all.toSorted((a, b) => a.at - b.at);
+  const claimedAt = stages.find((stage) => stage.name === 'claimed')?.at ?? 0;
+  // To its job, a machine that was warm had booted by the claim.
+  return all
+    .map((stage) =>
+      stage.name === 'booted' && stage.at < claimedAt ? { ...stage, at: claimedAt } : stage,
+    )
+    .toSorted((a, b) => a.at - b.at);
 }

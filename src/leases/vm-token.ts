@@ -15,7 +15,16 @@ const RANDOM_BYTES = 24;
  */
 export function createVmToken(runnerToken: string, source: Randomness): string {
   const random = Buffer.from(source.randomBytes(RANDOM_BYTES)).toString('base64url');
-  return `glrt-${shortToken(runnerToken)}${random}`;
+  return `${beginningFor(runnerToken)}${random}`;
+}
+
+/** Whether that VM token was made for this runner token, as far as people can see. */
+export function isVmTokenOf(vmToken: string, runnerToken: string): boolean {
+  return vmToken.startsWith(beginningFor(runnerToken));
+}
+
+function beginningFor(runnerToken: string): string {
+  return `glrt-${shortToken(runnerToken)}`;
 }
 
 /** The first nine characters after a token's prefix, as the official runner shortens tokens. */

@@ -15,6 +15,7 @@ export interface Measured {
   readonly systemId: () => string;
   readonly runners: () => readonly RunnerConfig[];
   readonly leases: () => readonly Lease[];
+  readonly warm: (runner: string) => readonly { readonly isReady: boolean }[];
   readonly expiries: () => readonly Pick<RunnerRow, 'name' | 'tokenExpiresAt'>[];
 }
 
@@ -29,6 +30,8 @@ export interface ProviderMetrics {
   /** A guest's runner failed its job, with the reason that it gave. */
   failed(runner: string, reason: string): void;
   ended(lease: Lease): void;
+  /** A runner has one warm machine less. */
+  warmEnded(runner: string, cause: string): void;
   /** How many calls wait for GitLab. */
   held(count: number): void;
   /** Since when GitLab is out, wall clock in ms; null: it answers. */
@@ -172,6 +175,11 @@ export function createProviderMetrics(
     help: 'Ended jobs, by outcome, and by what ended them other than their own runner or a person.',
     labelNames: ['runner', 'outcome', 'cause'],
   });
+  const warmEnded = metrics.counter({
+    name: 'warm_machines_ended_total',
+    help: 'Warm machines that are none any more, by why: bound (a job has it), yielded, retired, surplus, failed.',
+    labelNames: ['runner', 'cause'],
+  });
   const recovered = metrics.counter({
     name: 'recovered_jobs_total',
     help: 'Jobs that an earlier run of the host had left in the journal.',
@@ -250,6 +258,7 @@ export function createProviderMetrics(
       if (claimed === undefined || finished === undefined) return;
       jobSeconds.observe(Math.max(0, finished - claimed) / 1000, of(lease.runner));
     },
+    warmEnded: (runner, cause) => warmEnded.add(1, { runner, cause }),
     held: (count) => held.set(count),
     out: (since) => out.set((since ?? 0) / 1000),
     recovered: (count) => recovered.add(count),
@@ -281,6 +290,18 @@ function observe(metrics: Metrics, measured: Measured, of: (runner: string) => L
       labelNames: ['runner', 'system_id'],
     },
     () => measured.runners().map(({ name, limit }) => ({ value: limit, labels: of(name) })),
+  );
+  metrics.observedGauge(
+    {
+      name: 'warm_machines',
+      help: 'Machines that wait for a job: ready where their runner has asked for one, else booting.',
+      labelNames: ['runner', 'state'],
+    },
+    () =>
+      measured
+        .runners()
+        .filter(({ warm }) => warm > 0)
+        .flatMap(({ name }) => warmOf(name, measured.warm(name))),
   );
   metrics.observedGauge(
     {
@@ -318,6 +339,14 @@ function observe(metrics: Metrics, measured: Measured, of: (runner: string) => L
     { name: 'journal_entries', help: 'Jobs in the journal: those that a crash would not lose.' },
     () => [{ value: measured.leases().length }],
   );
+}
+
+function warmOf(runner: string, machines: readonly { readonly isReady: boolean }[]): Sample[] {
+  const ready = machines.filter(({ isReady }) => isReady).length;
+  return [
+    { value: ready, labels: { runner, state: 'ready' } },
+    { value: machines.length - ready, labels: { runner, state: 'booting' } },
+  ];
 }
 
 function jobsOf(runner: string, leases: readonly Lease[], labels: Labels): Sample[] {

@@ -5,14 +5,15 @@ import { Backoff, Claimer, createWebhookHandler } from '../claimer/index.ts';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
 import type { ListenTarget, Provider, ProviderHost, ProviderStatus } from '../contract/index.ts';
 import { ForrestGitlabError } from '../errors.ts';
-import { type GitlabClient, knownFeatures, readPayload } from '../gitlab/index.ts';
+import { type GitlabClient, type JobFacts, knownFeatures, readPayload } from '../gitlab/index.ts';
 import { type Checkpoint, createFileJournal, JournalWriter, Leases } from '../leases/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Randomness } from '../lib/random.ts';
 import { createProxyServer, Held, type ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
-import { createBootSpec } from './boot-spec.ts';
+import { toMetadata, WarmMachines } from '../warm/index.ts';
+import { cloneUrlOf, createBootSpec, digestOf, type GuestSettings } from './boot-spec.ts';
 import { createGitlabAccess, runnerInfo } from './gitlab-access.ts';
 import { healthOf } from './health.ts';
 import { newIdentity } from './identity.ts';
@@ -49,6 +50,7 @@ export function createProvider(
       systemId: () => systemId,
       runners: () => config.runners,
       leases: () => leases.all(),
+      warm: (runner) => warm.of(runner),
       expiries: () => claimers.map((claimer) => claimer.row()),
     },
     () => clock.monotonic(),
@@ -93,6 +95,15 @@ export function createProvider(
     changed: () => wakeClaimers(),
   });
 
+  // What a machine is told, as things are now.
+  let knownCloneUrl: string | null = null;
+  const settingsOf = (runner: RunnerConfig, cloneUrl: string): GuestSettings => {
+    if (listening === undefined) throw new Error('no machine before there is a listener for it');
+    return { runner, config, port: listening.port, cloneUrl };
+  };
+  const cloneUrlFor = (job: JobFacts | null): string =>
+    config.cloneUrl ?? ((job !== null && cloneUrlOf(job)) || (knownCloneUrl ?? config.url));
+
   // Claimed jobs and their machines: here claimers and proxy meet.
   const leases = new Leases({
     clock,
@@ -108,10 +119,11 @@ export function createProvider(
     newIdentity: (runner) => newIdentity(runner, runnerOf(runner)?.tokenFile, seams),
     bootSpec(lease) {
       const runner = runnerOf(lease.runner);
-      if (runner === undefined || listening === undefined) {
+      if (runner === undefined) {
         throw new ForrestGitlabError('runner_unknown', `no runner ${lease.runner} is configured`);
       }
-      return createBootSpec(lease, runner, config, listening.port);
+      const settings = settingsOf(runner, config.cloneUrl ?? cloneUrlOf(lease.facts));
+      return createBootSpec(lease, settings, { job: lease.facts.id, runner: lease.runner });
     },
     mayPersist(lease) {
       const persist = runnerOf(lease.runner)?.persist ?? 'never';
@@ -128,9 +140,41 @@ export function createProvider(
     closed: (vmToken) => proxy.end(vmToken),
   });
 
+  // Machines that wait for jobs.
+  const warm = new WarmMachines({
+    clock,
+    random: seams.random,
+    timings: config.timings,
+    pool: host.pool,
+    log,
+    checkpoint: seams.checkpoint,
+    wishes: () =>
+      config.runners.map((runner) => ({ runner, count: isWarm(runner) ? mostWarm(runner) : 0 })),
+    get problem() {
+      return journal.problem;
+    },
+    newIdentity: (runner) => newIdentity(runner, runnerOf(runner)?.tokenFile, seams),
+    settings(runner) {
+      const cloneUrl = cloneUrlFor(null);
+      return { settings: digestOf(settingsOf(runner, cloneUrl)), cloneUrl };
+    },
+    bootSpec: (runner, identity, facts) =>
+      createBootSpec(identity, settingsOf(runner, facts.cloneUrl), toMetadata(facts), true),
+    cloneUrlOf: cloneUrlFor,
+    closed: (vmToken) => proxy.end(vmToken),
+    changed: () => host.changed(),
+    ended: metrics.warmEnded,
+  });
+  const isWarm = ({ name }: RunnerConfig): boolean =>
+    claimers.some((claimer) => claimer.name === name && claimer.keepsWarm);
+  /** Jobs come first: a runner has never more machines than `limit`. */
+  const mostWarm = ({ name, limit, warm: most }: RunnerConfig): number =>
+    Math.max(0, Math.min(most, limit - leases.countOf(name)));
+
   // What guests talk to.
   const proxy = createProxyServer({
     leases,
+    warm,
     upstream,
     timings: config.timings,
     limits: seams.limits,
@@ -154,6 +198,7 @@ export function createProvider(
   let claimers: Claimer[] = [];
   const wakeClaimers = (): void => {
     for (const claimer of claimers) claimer.wake();
+    warm.look();
     host.changed();
   };
   const createClaimer = (runner: RunnerConfig): Claimer =>
@@ -165,13 +210,24 @@ export function createProvider(
         get problem() {
           return journal.problem;
         },
-        async claim(name, job, reservation) {
-          const lease = await leases.claim(name, job, reservation);
+        async claim(name, job, place) {
+          const lease = await leases.claim(name, job, place);
+          knownCloneUrl = cloneUrlFor(job.facts);
+          warm.look();
           log.info(`runner ${name} claimed job ${job.facts.id}`, { machine: lease.runnerName });
           return lease;
         },
       },
       pool: host.pool,
+      warm: {
+        pin: (name, token) => warm.pin(name, token),
+        row(name) {
+          const count = runnerOf(name)?.warm ?? 0;
+          if (count === 0) return undefined;
+          return { ready: warm.of(name).filter(({ isReady }) => isReady).length, wanted: count };
+        },
+      },
+      checkpoint: seams.checkpoint,
       backoff,
       log,
       systemId,
@@ -200,13 +256,16 @@ export function createProvider(
       await pauses.load(log);
       listening = await host.listen('guests', config.listen);
       // Nothing is answered from an unrecovered state: one early 403 would end a live job.
-      await leases.load(host.pool.machines());
+      const others = warm.load(await leases.load(host.pool.machines()));
+      for (const machine of others) machine.stop('no job is known for it');
+      knownCloneUrl = warm.knownCloneUrl;
       metrics.recovered(leases.all().length);
       proxy.accept(listening);
       leases.resume();
       await journal.check();
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
+      warm.begin();
       log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
         guests: listening.address,
       });
@@ -234,6 +293,7 @@ export function createProvider(
         claimer.start();
         return claimer;
       });
+      warm.look();
     },
 
     async pause(runner, paused) {
@@ -246,16 +306,19 @@ export function createProvider(
       }
       await pauses.set(runner, paused);
       claimer.pause(paused);
+      warm.look();
     },
 
     async drain() {
       await stopClaiming();
-      await leases.whenEmpty();
+      await Promise.all([warm.end('the host is draining'), leases.whenEmpty()]);
     },
 
     async stop(machines) {
       await stopClaiming();
+      warm.leave();
       if (machines === 'end') {
+        void warm.end('the runner host was stopped');
         for (const lease of leases.all()) {
           void lease.giveUp('the runner host was stopped', 'host-stopped', 'runner_interrupted');
         }

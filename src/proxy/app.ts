@@ -50,18 +50,24 @@ export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> 
 async function requestJob(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
   const body = await readJson(c, services);
-  const lease = services.leases.byVmToken(vmToken);
-  if (lease === undefined) return answers.noJob();
+  const warm = services.warm.byVmToken(vmToken);
+  const isKnown = warm !== undefined || services.leases.byVmToken(vmToken) !== undefined;
+  if (!isKnown) return answers.noJob();
   if (body === 'too-large') return answers.tooLarge();
   const json = parseStrictObject(body);
   const places = tokenPlaces('jobs-request', c.env.incoming, json?.['token']);
   if (json === undefined || places === undefined || !namesOnly(vmToken, places)) {
     return answers.noJob();
   }
-  if (lease.state.name === 'booting') {
-    // Only the first request is the runner's own word; a later one may be a job's doing.
-    const features = services.knownFeatures(readKey(readKey(json, 'info'), 'features'));
-    if (features !== undefined) services.leases.learnFeatures(lease.runner, features);
+  if (warm !== undefined) {
+    if (!warm.isReady) learnFeatures(warm.facts.runner, json, services);
+    await warm.hold(goneOf(c));
+  }
+  // What is answered is the lease's to say, also to a request that has waited for it.
+  const lease = services.leases.byVmToken(vmToken);
+  if (lease === undefined) return answers.noJob();
+  if (lease.state.name === 'booting' && warm === undefined) {
+    learnFeatures(lease.runner, json, services);
   }
   const payload = await lease.offer();
   if (payload === null) return answers.noJob();
@@ -70,10 +76,27 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
   return new Response(new Uint8Array(payload), { status: 201, headers });
 }
 
+/** Only the first request is the runner's own word; a later one may be a job's doing. */
+function learnFeatures(runner: string, json: unknown, services: Services): void {
+  const features = services.knownFeatures(readKey(readKey(json, 'info'), 'features'));
+  if (features !== undefined) services.leases.learnFeatures(runner, features);
+}
+
+/** Aborts when the guest waits no more. */
+function goneOf(c: Call): AbortSignal {
+  const gone = new AbortController();
+  if (c.env.outgoing.destroyed) gone.abort();
+  c.env.outgoing.once('close', () => gone.abort());
+  return gone.signal;
+}
+
 /** run-single never asks this; an agent in the guest that does must not reach GitLab with it. */
 async function verify(c: Call, services: Services): Promise<Response> {
   const vmToken = c.req.param('token') ?? '';
-  if (services.leases.byVmToken(vmToken) === undefined) return answers.forbidden();
+  const isKnown =
+    services.leases.byVmToken(vmToken) !== undefined ||
+    services.warm.byVmToken(vmToken) !== undefined;
+  if (!isKnown) return answers.forbidden();
   const body = await readJson(c, services);
   if (body === 'too-large') return answers.tooLarge();
   const bodyToken = parseStrictObject(body)?.['token'];

@@ -8,12 +8,17 @@ import { type ReadableHead, readHead } from './head.ts';
 import { hasBody } from './headers.ts';
 import type { Limits } from './limits.ts';
 import { bodyOf, type RefusedStatus, refusals } from './refusals.ts';
+import type { ProxyServices } from './services.ts';
 
 export interface Admission {
   readonly guests: Guests;
   readonly limits: Limits;
   readonly leases: Pick<Leases, 'byVmToken'>;
+  readonly warm: ProxyServices['warm'];
 }
+
+/** All that a machine without a job may call. */
+const WITHOUT_JOB = new Set(['POST jobs/request', 'POST runners/verify']);
 
 /** Whatever stands for the token: one that is none is answered as one that is nobody's. */
 const ASK = /^\/[^/?]*\/api\/v4\/jobs\/request(?:\?|$)/;
@@ -38,7 +43,11 @@ export function createDoor(server: Server, listener: Admitted, door: Admission):
     };
     const head = readHead(incoming, door.limits);
     if (head.kind === 'refused') return refuse(head.status);
-    if (door.leases.byVmToken(head.vmToken) === undefined) {
+    const isKnown =
+      door.leases.byVmToken(head.vmToken) !== undefined ||
+      (WITHOUT_JOB.has(`${incoming.method} ${head.path}`) &&
+        door.warm.byVmToken(head.vmToken) !== undefined);
+    if (!isKnown) {
       // Never 403 on jobs/request: it puts the official runner to sleep for five minutes.
       return refuse(incoming.method === 'POST' && ASK.test(incoming.url ?? '') ? 204 : 403);
     }

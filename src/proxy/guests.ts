@@ -52,17 +52,21 @@ export class Guests {
     return this.#all.get(socket);
   }
 
-  /** A call with the token of a live machine has come: whether that machine may make one more. */
+  /** The head of a call with the token of a live machine has come: whether that may have this connection. */
+  own(connection: GuestConnection, vmToken: string): boolean {
+    if (connection.vmToken === vmToken) return true;
+    const usage = this.#usageOf(vmToken);
+    if (usage.connections >= this.#limits.connectionsPerVm) return false;
+    this.#disown(connection);
+    usage.connections += 1;
+    connection.vmToken = vmToken;
+    return true;
+  }
+
+  /** The same of a call that is to be answered: whether that machine may make one more. */
   take(connection: GuestConnection, vmToken: string): 'ok' | 'too-many-connections' | 'too-fast' {
-    const now = this.#monotonic();
-    const usage = this.#usages.get(vmToken) ?? this.#newUsage(vmToken, now);
-    if (connection.vmToken !== vmToken) {
-      if (usage.connections >= this.#limits.connectionsPerVm) return 'too-many-connections';
-      this.#disown(connection);
-      usage.connections += 1;
-      connection.vmToken = vmToken;
-    }
-    return usage.calls.take(now) ? 'ok' : 'too-fast';
+    if (!this.own(connection, vmToken)) return 'too-many-connections';
+    return this.#usageOf(vmToken).calls.take(this.#monotonic()) ? 'ok' : 'too-fast';
   }
 
   /** Closes every connection of a machine. */
@@ -81,9 +85,12 @@ export class Guests {
     }
   }
 
-  #newUsage(vmToken: string, now: number): Usage {
+  #usageOf(vmToken: string): Usage {
+    const known = this.#usages.get(vmToken);
+    if (known !== undefined) return known;
     const { callsPerSecond, callBurst } = this.#limits;
-    const usage = { connections: 0, calls: new Rate(callsPerSecond, callBurst, now) };
+    const calls = new Rate(callsPerSecond, callBurst, this.#monotonic());
+    const usage = { connections: 0, calls };
     this.#usages.set(vmToken, usage);
     return usage;
   }

@@ -16,8 +16,8 @@ export interface LaneServices {
   readonly limits: Limits;
   /** Monotonic ms. */
   monotonic(): number;
-  /** It opens something: a stranger's bodies are not kept. */
-  isKnown(vmToken: string): boolean;
+  /** Whether a live machine has that token, and may have this connection: no one else's bodies are kept. */
+  own(connection: GuestConnection, vmToken: string): boolean;
   /** Answers a call that has come whole. */
   answer(
     connection: GuestConnection,
@@ -123,7 +123,7 @@ class Member {
     if (this.#head === null) {
       const head = readSmallCall(this.#bytes, this.#services.limits);
       if (head === 'more') return;
-      if (head === 'other' || !this.#services.isKnown(head.vmToken)) {
+      if (head === 'other' || !this.#services.own(this.#connection, head.vmToken)) {
         this.#leave();
         return;
       }

@@ -25,7 +25,7 @@ export interface ProxyServer {
 export function createProxyServer(services: ProxyServices): ProxyServer {
   const limits = effectiveLimits({ ...DEFAULT_LIMITS, ...services.limits });
   const guests = new Guests(limits, () => services.monotonic());
-  const door: Admission = { guests, limits, leases: services.leases };
+  const door: Admission = { guests, limits, leases: services.leases, warm: services.warm };
   const checked = { ...services, limits };
   /** A job's calls need nothing of what Hono makes of a request. */
   const bypass =
@@ -60,7 +60,8 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
   const lane = new Lane({
     limits,
     monotonic: () => services.monotonic(),
-    isKnown: (vmToken) => services.leases.byVmToken(vmToken) !== undefined,
+    own: (connection, vmToken) =>
+      services.leases.byVmToken(vmToken) !== undefined && guests.own(connection, vmToken),
     answer(connection, { route, jobId, vmToken }, incoming, outgoing) {
       if (!mayCall(connection, vmToken, incoming, outgoing, door)) return;
       void answerCall({ route, jobId, vmToken, incoming, outgoing }, checked);

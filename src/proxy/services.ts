@@ -6,6 +6,7 @@ import type { Features } from '../gitlab/index.ts';
 import type { Leases } from '../leases/index.ts';
 import type { Clock } from '../lib/clock.ts';
 import type { GitlabHealth, Upstream } from '../upstream/index.ts';
+import type { WarmMachine } from '../warm/index.ts';
 import type { Held } from './held.ts';
 import type { Limits } from './limits.ts';
 
@@ -29,8 +30,17 @@ export interface ForwardedCall {
   readonly requestId: string | undefined;
 }
 
+/** A machine whose runner waits for a job. */
+export interface Waiting extends Pick<WarmMachine, 'isReady' | 'hold'> {
+  readonly facts: Pick<WarmMachine['facts'], 'runner'>;
+}
+
 export interface ProxyServices {
   readonly leases: Pick<Leases, 'byVmToken' | 'learnFeatures'>;
+  readonly warm: {
+    /** The machine without a job that a VM token belongs to. */
+    byVmToken(token: string): Waiting | undefined;
+  };
   readonly upstream: Upstream;
   readonly timings: Timings;
   /** In place of the defaults; for tests. */

@@ -47,8 +47,9 @@ export class AnswerParser {
   #reading: Reading = { what: 'head' };
   #rest: Buffer = NOTHING;
 
+  /** It has come to its end, and all of it was kept. */
   get isWhole(): boolean {
-    return this.#reading.what === 'done';
+    return this.#reading.what === 'done' && !this.isTooLong;
   }
 
   /** The body goes on where it is too long to be kept. */

@@ -56,6 +56,9 @@ export function upstreamError(error: unknown, url: string): ForrestGitlabError {
 /** Idle connections kept per GitLab: as many as a large host has jobs talking at once. */
 const MAX_IDLE_CONNECTIONS = 256;
 
+/** The system takes so much at once, so that the wait for its answer begins with it. */
+const MAX_WIRE_BYTES = 64 * 1024;
+
 /** As Go's net/http does, and so the official runner: a proxy cannot know what our loopback is. */
 const NEVER_PROXIED = 'localhost,127.0.0.1,[::1],::1';
 
@@ -103,13 +106,16 @@ export function createUpstream(options: UpstreamOptions): Upstream {
     connectTimeoutMs: options.connectTimeoutMs,
     clock: options.clock,
   });
-  // How a proxy is spoken to is Node's affair.
   const isProxied = namesProxy(options.proxyEnv, secure ? 'https_proxy' : 'http_proxy');
+  // How a proxy is spoken to is Node's affair, and so is a body that takes its time on a slow line.
+  const isWires = ({ body }: SmallCall): boolean => !isProxied && body.length <= MAX_WIRE_BYTES;
   return {
     url,
     request,
     call: (call) =>
-      isProxied ? callByRequest(request, call) : wire.call({ ...call, path: prefix + call.path }),
+      isWires(call)
+        ? wire.call({ ...call, path: prefix + call.path })
+        : callByRequest(request, call),
     close() {
       wire.close();
       agent.destroy();
@@ -119,7 +125,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
 }
 
 function namesProxy(env: UpstreamOptions['proxyEnv'], name: string): boolean {
-  return Boolean(env[name] ?? env[name.toUpperCase()]);
+  return Boolean(env[name] || env[name.toUpperCase()]);
 }
 
 function callByRequest(

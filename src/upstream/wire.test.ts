@@ -202,6 +202,20 @@ describe('an answer to a small call', () => {
     assert.ok(body.length <= 64 * 1024, String(body.length));
   });
 
+  it('longer than what is kept of one is not whole, though it has come to its end', async (t) => {
+    const { upstream, sockets } = await startRaw(t, [
+      `HTTP/1.1 400 Oh\r\nContent-Length: 70000\r\n\r\n${'x'.repeat(50_000)}`,
+    ]);
+    const long = answerOf(upstream);
+    await within('the call', once(await socketOf(sockets), 'data'), LIMIT_MS);
+    // Time for the beginning to be read alone: the end then comes in one piece.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    sockets[0]?.write('x'.repeat(20_000));
+    const { body, isWhole } = await long;
+    assert.ok(body.length < 70_000, String(body.length));
+    assert.equal(isWhole, false);
+  });
+
   for (const bytes of [
     'SSH-2.0-OpenSSH_9.2\r\n\r\n',
     'HTTP/2 200\r\n\r\n',
@@ -307,6 +321,27 @@ describe('idle connections', () => {
 });
 
 describe('on other ways', () => {
+  it('has all the time that a large body takes to be sent', async (t) => {
+    const body = Buffer.alloc(32 * 1024 * 1024);
+    const server = net.createServer((socket) => {
+      let missing = body.length;
+      socket.on('error', () => undefined);
+      socket.on('data', (data: Buffer) => {
+        missing -= data.length;
+        // A little more than the body has come, with the head.
+        if (missing <= 0) socket.end('HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n');
+      });
+      // A line that takes nothing for a while.
+      socket.pause();
+      setTimeout(() => socket.resume(), 2000);
+    });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    t.after(() => server.close());
+    const upstream = upstreamTo(t, `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    assert.equal((await answerOf(upstream, { body, answerTimeoutMs: 1000 })).statusCode, 202);
+  });
+
   const tlsDir = path.join(import.meta.dirname, '../../test/support/tls');
   const read = (name: string): string => readFileSync(path.join(tlsDir, name), 'utf8');
 
@@ -323,17 +358,18 @@ describe('on other ways', () => {
     await assert.rejects(answerOf(upstreamTo(t, url)), /certificate/);
   });
 
-  it('goes through an HTTP proxy where one is configured', async (t) => {
-    const { port } = await startServer(t, async (request, response) => {
-      response.writeHead(202, { 'X-Seen': request.url ?? '' }).end(await bodyOf(request));
+  for (const env of ['http_proxy', 'HTTP_PROXY'])
+    it(`goes through an HTTP proxy where ${env} names one`, async (t) => {
+      const { port } = await startServer(t, async (request, response) => {
+        response.writeHead(202, { 'X-Seen': request.url ?? '' }).end(await bodyOf(request));
+      });
+      const upstream = upstreamTo(t, 'http://gitlab.example', {
+        proxyEnv: { http_proxy: '', HTTP_PROXY: '', [env]: `http://127.0.0.1:${port}` },
+      });
+      const { statusCode, headers, body, isWhole } = await answerOf(upstream);
+      assert.deepEqual([statusCode, body.toString(), isWhole], [202, 'hello', true]);
+      assert.equal(headers['x-seen'], 'http://gitlab.example/api/v4/jobs/1/trace');
     });
-    const upstream = upstreamTo(t, 'http://gitlab.example', {
-      proxyEnv: { http_proxy: `http://127.0.0.1:${port}` },
-    });
-    const { statusCode, headers, body, isWhole } = await answerOf(upstream);
-    assert.deepEqual([statusCode, body.toString(), isWhole], [202, 'hello', true]);
-    assert.equal(headers['x-seen'], 'http://gitlab.example/api/v4/jobs/1/trace');
-  });
 });
 
 async function socketOf(sockets: readonly Socket[]): Promise<Socket> {

@@ -159,7 +159,7 @@ class Connection {
     socket.on('end', () => {
       this.#exchange?.parser.close();
       this.#settle();
-      socket.destroy();
+      this.destroy();
     });
     socket.on('close', () => {
       this.#onEnd(new Error('closed without an answer'));

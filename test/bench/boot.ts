@@ -13,8 +13,6 @@ import {
   truncate,
   writeFile,
 } from 'node:fs/promises';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -32,6 +30,7 @@ import { createLog, startHost } from '../../fixtures/host/src/index.ts';
 import { createFakePlugin } from '../../fixtures/host/src/testing/fake-plugin.ts';
 import { eventually } from '../support/deadline.ts';
 import type { Bench, BenchReport, Figure, Goal } from './bench.ts';
+import { CALL_LIMIT_MS, type Calls, listenForCalls } from './guest-calls.ts';
 
 const run = promisify(execFile);
 
@@ -43,8 +42,6 @@ const LIMIT = 1.1;
 
 /** A machine from a snapshot may take so much of what ours takes cold. */
 const RESTORED_LIMIT = { micro: 0.35, debian: 0.08 } as const;
-
-const CALL_LIMIT_MS = 300_000;
 
 const MIB = 1024 * 1024;
 
@@ -155,6 +152,9 @@ const DEBIAN_TEMPLATE = path.join(
 /** What the Debian guest's cloud-init files ask for besides the host's own. */
 const SUBSTITUTIONS = { GITLAB_EXECUTOR: 'docker', DOCKER_REGISTRY_MIRROR: '' };
 
+/** As the template's own `job.sh` has it. */
+const DOCKER_UP = '[ -e /home/runner/config/wake.sh ] || systemctl start docker.service';
+
 interface Rig {
   readonly directory: string;
   readonly guest: Guest;
@@ -176,7 +176,7 @@ async function setUp(directory: string, guest: Guest, calls: Calls): Promise<Rig
     }
   // Then it waits to be ended: only the way there is measured.
   const script = `#!/bin/bash
-${guest.image === null ? '' : 'sudo systemctl start docker.service'}
+${guest.image === null ? '' : DOCKER_UP}
 exec bash -c 'exec 3<> /dev/tcp/10.0.2.2/${calls.port}; printf "GET /<RUNNER_NAME> HTTP/1.0\\r\\n\\r\\n" >&3; cat <&3; sleep 600'
 `;
   await writeFile(path.join(template, 'job-config/job.sh'), script);
@@ -280,6 +280,7 @@ async function bootByHand(rig: Rig, calls: Calls): Promise<Sample> {
     ramBytes: guest.ramMib * MIB,
     kernel: { ...kernel, commandLine },
     disks,
+    base: null,
     directIo: await supportsDirectIo(path.join(directory, 'job-config.img')),
     shared: [],
     snapshot: null,
@@ -324,38 +325,6 @@ async function fatDisk(
   await run('mformat', ['-i', image, '-v', label, '::']);
   await run('mcopy', ['-i', image, ...files, '::']);
   return `${folder}.img`;
-}
-
-interface Calls {
-  readonly port: number;
-  /** When the guest of that name calls: wall clock, ms. */
-  next(name: string): Promise<number>;
-  close(): void;
-}
-
-async function listenForCalls(): Promise<Calls> {
-  const waiting = new Map<string, (at: number) => void>();
-  const server = http.createServer((request, response) => {
-    waiting.get((request.url ?? '').slice(1))?.(Date.now());
-    response.end();
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  return {
-    port: (server.address() as AddressInfo).port,
-    next: (name) =>
-      new Promise((resolve, reject) => {
-        const late = setTimeout(
-          () => reject(new Error(`${name} did not call within ${CALL_LIMIT_MS / 1000} s`)),
-          CALL_LIMIT_MS,
-        );
-        waiting.set(name, (at) => {
-          clearTimeout(late);
-          resolve(at);
-        });
-      }),
-    close: () => void server.close(),
-  };
 }
 
 const calmest = (samples: readonly Sample[], key: keyof Sample): number =>

@@ -9,6 +9,7 @@ const BENCHES: BenchTable = {
   host: () => import('./host/index.ts'),
   pickup: () => import('./pickup/index.ts'),
   pool: () => import('./pool.ts'),
+  'qemu-options': () => import('./qemu-options.ts'),
   proxy: () => import('./proxy/index.ts'),
   recovery: () => import('./recovery.ts'),
 };

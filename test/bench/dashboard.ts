@@ -222,6 +222,7 @@ function machineRow(index: number): MachineRow {
     provider: index % 3 === 0 ? 'github' : 'gitlab',
     machineType: index % 3 === 0 ? 'lab/firmware/build' : 'debian',
     state: 'running',
+    warm: false,
     ramBytes: (1 + (index % 4)) * GIB,
     since: Date.now() - index * 1000,
     pid: 1000 + index,

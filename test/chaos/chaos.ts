@@ -1,5 +1,6 @@
 /** A run: two hosts, a stream of jobs, one fault a round; then everything drains, and is judged. */
 
+import { randomBytes } from 'node:crypto';
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -115,10 +116,11 @@ class ChaosRun {
       windows: [],
     };
     this.#witness = await startWitness();
+    const webhookSecret = randomBytes(18).toString('base64url');
     for (const name of ['a', 'b']) {
       const disk = await mountSmallDisk(path.join(this.#directory, name, 'state'));
       const host = await ChaosHost.create({
-        ...{ directory: this.#directory, name, guests },
+        ...{ directory: this.#directory, name, guests, webhookSecret },
         gitlabUrl: simulator.url,
         runnerToken: runner.token,
       }).catch(async (error: unknown) => {
@@ -126,6 +128,11 @@ class ChaosRun {
         throw error;
       });
       this.#hosts.push(host);
+      // As a hook of a project would: whether the host is there or not.
+      simulator.addHook({
+        url: `unix:${path.join(host.baseDir, 'api.sock')}:/gitlab/webhook`,
+        secret: webhookSecret,
+      });
       if (disk !== null) this.#disks.set(host, disk);
       signal.throwIfAborted();
       await host.start();

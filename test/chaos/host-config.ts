@@ -25,11 +25,18 @@ const TIMINGS = {
   jobGraceMs: 30_000,
   deliveryBackoffMs: 100,
   deliveryBackoffCapMs: 1000,
+  warmHoldMs: 2000,
+  warmSilenceMs: 10_000,
+  warmAgeMs: 20_000,
+  warmLookMs: 1000,
+  warmRestMs: 200,
+  warmRestCapMs: 2000,
 };
 
 export interface ConfigOptions {
   readonly baseDir: string;
   readonly tokenFile: string;
+  readonly webhookSecretFile: string;
   readonly guestPort: number;
   readonly gitlabUrl: string;
   /** What it reaches GitLab through. */
@@ -38,7 +45,8 @@ export interface ConfigOptions {
 }
 
 export function hostConfig(options: ConfigOptions): object {
-  const { baseDir, tokenFile, guestPort, gitlabUrl, relayPort, guests } = options;
+  const { baseDir, tokenFile, webhookSecretFile, guestPort, gitlabUrl, relayPort, guests } =
+    options;
   const gitlabPort = Number(new URL(gitlabUrl).port);
   return {
     host: { base_dir: baseDir, ram: '3G', driver: guests.driver },
@@ -52,6 +60,7 @@ export function hostConfig(options: ConfigOptions): object {
         clone_url: through(gitlabUrl, '10.0.2.2', gitlabPort),
       }),
       check_interval: '1s',
+      webhook_secret_file: webhookSecretFile,
       timings: TIMINGS,
       runners: [
         {
@@ -59,6 +68,7 @@ export function hostConfig(options: ConfigOptions): object {
           token_file: tokenFile,
           machine: 'shell',
           limit: 3,
+          warm: 1,
           output_limit: 64 * 1024,
         },
       ],

@@ -22,6 +22,8 @@ export interface HostOptions {
   readonly name: string;
   readonly gitlabUrl: string;
   readonly runnerToken: string;
+  /** Of the events that GitLab sends to it. */
+  readonly webhookSecret: string;
   readonly guests: Guests;
 }
 
@@ -49,8 +51,10 @@ export class ChaosHost {
     const tokenFile = path.join(directory, `${name}.token`);
     await mkdir(baseDir, { recursive: true });
     await writeFile(tokenFile, `${runnerToken}\n`, { mode: 0o600 });
+    const webhookSecretFile = path.join(directory, `${name}.webhook`);
+    await writeFile(webhookSecretFile, `${options.webhookSecret}\n`, { mode: 0o600 });
     const config = hostConfig({
-      ...{ baseDir, tokenFile, guestPort, gitlabUrl, guests },
+      ...{ baseDir, tokenFile, webhookSecretFile, guestPort, gitlabUrl, guests },
       relayPort: relay.port,
     });
     const configFile = path.join(directory, `${name}.yaml`);

@@ -54,6 +54,8 @@ export interface TestHostOptions {
   readonly timings?: Readonly<Record<string, number>>;
   /** More keys of the `gitlab` section. */
   readonly section?: Readonly<Record<string, unknown>>;
+  /** More keys of the one runner `build`. */
+  readonly configured?: Readonly<Record<string, unknown>>;
   /** How many machines fit; default: 4. */
   readonly rooms?: number;
   /** Default: a new one. */
@@ -95,6 +97,8 @@ export interface TestHost {
   /** The n-th machine that was booted for a job. */
   machine(job: SimJob, boot?: number): Promise<TestMachine>;
   guest(job: SimJob, boot?: number): Promise<Guest>;
+  /** The runner in that machine, which may have or get that job. */
+  guestIn(machine: TestMachine, job: SimJob): Guest;
   /** Runs a job up to its first own call. */
   running(spec?: Partial<JobSpec>): Promise<{ job: SimJob; guest: Guest; machine: TestMachine }>;
   row(job: SimJob): JobRow | undefined;
@@ -215,7 +219,12 @@ export async function createTestHost(
           check_interval: '1s',
           ...options.section,
           timings: { ...TIMINGS, ...options.timings },
-          runners: [{ name: 'build', machine: 'small', limit: 4, token_file: tokenFile }],
+          runners: [
+            {
+              ...{ name: 'build', machine: 'small', limit: 4, token_file: tokenFile },
+              ...options.configured,
+            },
+          ],
         },
         { file: path.join(directory, 'config.yaml'), machineType: () => TYPE },
       );
@@ -298,8 +307,8 @@ export async function createTestHost(
         `machine ${boot} of job ${job.id}`,
         () => machines.filter((one) => jobOf(one) === job.id)[boot - 1],
       ),
-    async guest(job, boot = 1) {
-      const machine = await host.machine(job, boot);
+    guest: async (job, boot = 1) => host.guestIn(await host.machine(job, boot), job),
+    guestIn(machine, job) {
       const { GITLAB_RUNNER_URL: url, GITLAB_RUNNER_TOKEN: token } = machine.spec.substitutions;
       return speakFor(
         {
@@ -363,6 +372,8 @@ interface WorldMachine extends TestMachine {
   reports: string[];
   stopReason: string | null;
   state: MachineState;
+  /** A job is bound to it, as far as providers have said so. */
+  firm: boolean;
   /** Its end has not been told to any provider. */
   untold: boolean;
   readonly ended: Promise<MachineOutcome>;
@@ -376,6 +387,7 @@ function createMachine(spec: BootSpec): WorldMachine {
     reports: [],
     stopReason: null,
     state: 'starting',
+    firm: jobOf({ spec }) !== undefined,
     untold: true,
     ended,
     get isUp() {
@@ -400,13 +412,22 @@ function createMachine(spec: BootSpec): WorldMachine {
 function viewOf(machine: WorldMachine, life: Pick<Life, 'isDead'>, host: TestHost): Machine {
   return {
     ...roomOf(),
+    get firm() {
+      return machine.firm;
+    },
+    makeFirm() {
+      if (!life.isDead) machine.firm = true;
+    },
     runnerName: machine.runnerName,
     metadata: machine.spec.metadata,
     bootedAt: null,
     get state() {
       return machine.state;
     },
-    report: (event) => void machine.reports.push(event),
+    report(event) {
+      machine.reports.push(event);
+      if (event === 'online' && machine.isUp) machine.state = 'waiting';
+    },
     allowPersist: async () => undefined,
     stop(reason) {
       if (life.isDead) return;
@@ -536,8 +557,7 @@ async function openDoor(): Promise<{
   };
 }
 
-function jobOf(machine: TestMachine): unknown {
-  const { metadata } = machine.spec;
+function jobOf({ spec: { metadata } }: Pick<TestMachine, 'spec'>): unknown {
   return typeof metadata === 'object' && metadata !== null ? Reflect.get(metadata, 'job') : null;
 }
 

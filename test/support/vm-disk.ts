@@ -24,11 +24,15 @@ export const DISK: readonly string[] = [
 
 export const persist = (token: string): string => `printf '%s\\n' '${token}' > /mnt/job/persist`;
 
-/** A host whose machines have a disk with a file system, made from an image of generation 1. */
+/**
+ * A host whose machines have a disk with a file system, made from an image of generation 1. `keys`: of their type;
+ * by default their disks may be kept.
+ */
 export async function rigWithDisk(
   t: TestContext,
   start = '',
-): Promise<{ rig: Rig; images: string; image: string }> {
+  keys: object = { persistence_token: TOKEN },
+): Promise<{ rig: Rig; base: string; images: string; image: string }> {
   const directory = await mkdtemp(path.join(tmpdir(), 'forrest-disks-'));
   const content = path.join(directory, 'content');
   await mkdir(content);
@@ -41,6 +45,7 @@ export async function rigWithDisk(
   const template = await templateWith(directory, {
     'cloud-init/meta-data': 'local-hostname: <MACHINE_NAME>-<COLOUR>\n',
     'cloud-init/user-data': '#cloud-config\n',
+    'snapshot/user-data': '#cloud-config\n',
     'job-config/job.sh': start + script,
   });
   const rig = await createRig(
@@ -49,12 +54,12 @@ export async function rigWithDisk(
       {},
       {
         ram: '3G',
-        machine: { base_image: base, disk: '16M', persistence_token: TOKEN },
+        machine: { base_image: base, disk: '16M', ...keys },
         template: { path: template, parameters: { ...PARAMETERS, COLOUR: 'green' } },
       },
     ),
   );
   t.after(() => rm(directory, { recursive: true, force: true }));
   const images = path.join(rig.directory, 'base/machines/_');
-  return { rig, images, image: path.join(images, 'small.img') };
+  return { rig, base, images, image: path.join(images, 'small.img') };
 }

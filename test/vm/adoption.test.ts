@@ -2,15 +2,18 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFile, stat } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
+import { askHost } from '../../fixtures/host/src/cli/ask-host.ts';
 import type { ProcessIdentity } from '../../fixtures/host/src/drivers/index.ts';
 import { isAlive } from '../../fixtures/host/src/drivers/proc.ts';
 import { isInstalled } from '../../fixtures/host/src/drivers/qemu/index.ts';
+import type { HostStatus } from '../../fixtures/host/src/index.ts';
 import { type HostCommand, runHost } from '../../fixtures/host/src/testing/host-command.ts';
 import { plainLog } from '../../fixtures/main-job/log-lines.ts';
+import { freePort } from '../chaos/relay.ts';
 import { eventually, within } from '../support/deadline.ts';
 import { createRig, type Rig } from '../support/rig.ts';
 import { BOOT_MS, inQemu, skip } from '../support/vm.ts';
@@ -70,6 +73,33 @@ suite('a virtual machine whose host is killed', { skip }, () => {
       Array.from({ length: 30 }, (_, index) => index + 1),
     );
     await host.said(/the machine ended: it powered off/);
+    await end(host);
+  });
+
+  test('that is warm waits on under the next host, and gets its job there', async (t) => {
+    const rig = await createRig(t, inQemu({}, { runner: { warm: 1, limit: 1 } }));
+    const file = path.join(rig.directory, 'config.yaml');
+    const text = await readFile(file, 'utf8');
+    // What the guest was told must hold for the next host, too.
+    await writeFile(file, text.replace('127.0.0.1:0', `127.0.0.1:${await freePort()}`));
+    const host = await startHost(t, rig);
+    const ready = async (): Promise<string | undefined> => {
+      const { machines, providers } = await askHost<HostStatus>(file, '/status');
+      const isReady = providers[0]?.status.runners[0]?.warm?.ready === 1;
+      return isReady ? machines[0]?.runnerName : undefined;
+    };
+    const machine = await eventually('the warm machine', ready, BOOT_MS);
+    process.kill(await pidOf(rig), 'SIGKILL');
+    await host.said(/took over the machine of an earlier run of the host/);
+    const job = rig.queue({ script: ['echo "it runs" | tr t T'], variables: NO_GIT });
+    await eventually('the job to be over', () => job.isFinal, BOOT_MS);
+    assert.equal(job.status, 'success', job.log.toString() + host.stderr());
+    assert.deepEqual(job.verdict(), { handedOut: 1, ended: 1, logIntact: true, anomalies: [] });
+    const row = await eventually('its row', async () => {
+      const { history } = await askHost<HostStatus>(file, '/status');
+      return history.find(({ id }) => id === String(job.id));
+    });
+    assert.equal(row.machine, machine);
     await end(host);
   });
 

@@ -1,7 +1,7 @@
 /** Machines with disks: what a guest finds on them, whose disk is kept, and what later machines start from. */
 
 import assert from 'node:assert/strict';
-import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { isInstalled } from '../../fixtures/host/src/drivers/qemu/index.ts';
@@ -48,6 +48,32 @@ suite('a virtual machine with a disk', {
     await endedInVm(rig, third);
     assert.match(third.log.toString(), /disk of generation 2/);
   });
+
+  for (const snapshot of [false, true]) {
+    const way = snapshot ? 'restored from a snapshot' : 'booted';
+    test(`that cannot be kept, ${way}, is a machine's own and goes with it`, async (t) => {
+      const { rig, base, images } = await rigWithDisk(t, '', { snapshot });
+      const before = await readFile(base);
+      await rig.start();
+      const told = (text: string) => rig.log.filter((line) => line.includes(text)).length;
+      if (snapshot) {
+        await eventually('the snapshot', () => told('the snapshot of small was made') > 0, BOOT_MS);
+      }
+      const script = ['echo "size $(blockdev --getsize64 /dev/vda)"', ...DISK];
+      for (const name of ['first', 'second']) {
+        const job = rig.queue({ name, variables: NO_GIT, script });
+        const row = await endedInVm(rig, job);
+        assert.equal(job.status, 'success', job.log.toString());
+        assert.match(job.log.toString(), /size 16777216/);
+        assert.match(job.log.toString(), /disk of generation 1/);
+        const left = await readdir(path.join(rig.directory, 'base/runs/_/small', row.machine));
+        assert.ok(!left.some((file) => file.startsWith('disk.')), left.join());
+      }
+      assert.equal(told('was restored from a snapshot'), snapshot ? 2 : 0);
+      assert.deepEqual(await readFile(base), before);
+      assert.deepEqual(await readdir(images).catch(() => []), []);
+    });
+  }
 
   test('keeps nothing for a wrong token, on an unprotected ref, or when it was killed', async (t) => {
     const { rig, images } = await rigWithDisk(t);

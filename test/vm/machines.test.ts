@@ -91,7 +91,7 @@ suite('a virtual machine', { skip }, () => {
       t.after(() => rm(directory, { recursive: true, force: true }));
       const script = await readFile(path.join(SHELL_TEMPLATE, 'job-config/job.sh'), 'utf8');
       const template = await templateWith(directory, {
-        'job-config/job.sh': `set -e\n${start}${script.replace('--wait-timeout 60', '--wait-timeout 5')}`,
+        'job-config/job.sh': `set -e\n${start}${script.replace('<GITLAB_WAIT_TIMEOUT>', '5')}`,
       });
       const rig = await createRig(
         t,
