@@ -11,6 +11,7 @@ import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
 import { connect, exchange, head, readToEnd } from './support/raw.ts';
+import { startTestHost } from './support/test-host.ts';
 import { startVictims, type Victims } from './support/victims.ts';
 
 const BY_NODE = 'Connection: keep-alive';
@@ -304,6 +305,20 @@ suite('bodies that come in parts', { concurrency: 2 }, () => {
     victims.guest.kill();
     assert.equal((await ended).text, '');
   });
+});
+
+test('a guest that ends its side of a connection has ended it, also where the host keeps such half open', async (t) => {
+  const host = await startTestHost(t);
+  const { job, guest } = await host.running();
+  const { port, pathname } = new URL(guest.url);
+  const socket = await connect(t, Number(port));
+  const next = answersOf(socket);
+  const body = JSON.stringify({ token: job.token, state: 'running' });
+  const line = `PUT ${pathname}/api/v4/jobs/${job.id} HTTP/1.1`;
+  socket.write(head(line, `Content-Length: ${body.length}`) + body);
+  assert.equal(statusOf(await next()), 200);
+  socket.end();
+  await within('the connection to be closed', once(socket, 'close'));
 });
 
 test('a machine that ends takes its connections with it', async (t) => {

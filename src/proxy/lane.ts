@@ -63,6 +63,8 @@ class Member {
   readonly #services: LaneServices;
   readonly #left: () => void;
   readonly #onData = (data: Buffer): void => this.#read(data);
+  // A host may keep it half open.
+  readonly #onEnd = (): void => void this.#socket.end();
   readonly #onClose = (): void => {
     this.#left();
     this.#outgoing?.over();
@@ -86,6 +88,7 @@ class Member {
     this.#left = left;
     this.#idleSince = services.monotonic();
     socket.on('data', this.#onData);
+    socket.on('end', this.#onEnd);
     socket.on('close', this.#onClose);
     socket.on('error', ignore);
   }
@@ -170,7 +173,8 @@ class Member {
   #leave(): void {
     this.#left();
     const socket = this.#socket;
-    socket.off('data', this.#onData).off('close', this.#onClose).off('error', ignore);
+    socket.off('data', this.#onData).off('end', this.#onEnd);
+    socket.off('close', this.#onClose).off('error', ignore);
     socket.pause();
     socket.unshift(this.#bytes);
     this.#services.leave(socket);

@@ -68,18 +68,18 @@ export function createUpstream(options: UpstreamOptions): Upstream {
   const secure = base.protocol === 'https:';
   const prefix = base.pathname.replace(/\/+$/, '');
   const url = base.origin + prefix;
+  // Once: reading hundreds of certificates for each connection would take tens of ms of it.
+  const secureContext = secure
+    ? tls.createSecureContext(options.ca === undefined ? {} : { ca: trusted(options.ca) })
+    : null;
   const agentOptions = {
     maxFreeSockets: MAX_IDLE_CONNECTIONS,
     proxyEnv: withLoopbackExempt(options.proxyEnv),
   };
   const createAgent = (keepAlive: boolean): http.Agent =>
-    secure
-      ? new https.Agent({
-          ...agentOptions,
-          keepAlive,
-          ...(options.ca === undefined ? {} : { ca: trusted(options.ca) }),
-        })
-      : new http.Agent({ ...agentOptions, keepAlive });
+    secureContext === null
+      ? new http.Agent({ ...agentOptions, keepAlive })
+      : new https.Agent({ ...agentOptions, keepAlive, secureContext });
   const agent = createAgent(true);
   const freshAgent = createAgent(false);
   const hostname = base.hostname.replace(/^\[|\]$/g, '');
@@ -101,7 +101,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
     hostname,
     port,
     host: base.host,
-    tls: secure ? (options.ca === undefined ? {} : { ca: trusted(options.ca) }) : null,
+    secureContext,
     url,
     connectTimeoutMs: options.connectTimeoutMs,
     clock: options.clock,

@@ -46,7 +46,7 @@ export interface WireOptions {
   /** `Host` header. */
   readonly host: string;
   /** Null: not encrypted. */
-  readonly tls: { readonly ca?: string[] } | null;
+  readonly secureContext: tls.SecureContext | null;
   /** GitLab's address, for people. */
   readonly url: string;
   readonly connectTimeoutMs: number;
@@ -136,21 +136,21 @@ class Connection {
   constructor(options: WireOptions, owner: Owner) {
     this.#options = options;
     this.#owner = owner;
-    const { hostname: host, port } = options;
+    const { hostname: host, port, secureContext } = options;
     const target = { host, port, noDelay: true, keepAlive: true };
     const socket =
-      options.tls === null
+      secureContext === null
         ? net.connect(target)
         : tls.connect({
             ...target,
-            ...options.tls,
+            secureContext,
             servername: net.isIP(host) === 0 ? host : '',
             ALPNProtocols: ['http/1.1'],
           });
     this.#socket = socket;
     const { connectTimeoutMs: limitMs, url } = options;
     this.#limitTo(limitMs, `no connection to ${url} within ${limitMs / 1000} s`);
-    socket.once(options.tls === null ? 'connect' : 'secureConnect', () => {
+    socket.once(secureContext === null ? 'connect' : 'secureConnect', () => {
       this.#isConnected = true;
       if (this.#exchange !== null) this.#awaitAnswer(this.#exchange);
     });

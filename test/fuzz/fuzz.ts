@@ -7,6 +7,7 @@ import type { SimJob, SimRequest } from '../../fixtures/gitlab/index.ts';
 import { eventually } from '../support/deadline.ts';
 import type { Guest } from '../support/guest.ts';
 import { startVictims } from '../support/victims.ts';
+import { converse } from './converse.ts';
 import { exchangesOf, type Speaker } from './exchanges.ts';
 import { type Foreign, mutate } from './mutate.ts';
 import { Chance } from './random.ts';
@@ -44,6 +45,9 @@ const MAX_HEAP_GROWTH_MIB = 48;
 const MAX_DESCRIPTOR_GROWTH = 32;
 /** Above what the shooters reach, so that all of it gets as far as it can. */
 const LIMITS = { callsPerSecond: 1e6, callBurst: 1e6 };
+
+/** A log or an update that does not end its job. */
+const USUAL = /^P(?:ATCH|UT) (?![\s\S]*"state":"(?:success|failed)")/;
 
 export async function fuzz({ seed, seconds }: FuzzOptions): Promise<FuzzReport> {
   const hooks: (() => unknown)[] = [];
@@ -122,6 +126,7 @@ class Run {
   async #case(number: number): Promise<void> {
     const chance = new Chance(this.#seed, number);
     const speaker = this.#speaker();
+    if (chance.is(0.1)) return this.#conversation(number, chance, speaker);
     const answer = await shoot(this.#world.port, this.#bytes(chance, speaker), chance);
     const status = /^HTTP\/1\.1 (\d{3}) /.exec(answer)?.[1] ?? '0';
     this.#answers[status] = (this.#answers[status] ?? 0) + 1;
@@ -130,17 +135,44 @@ class Run {
     if (status === '500' || status === '502') this.#violation(number, 'the proxy failed', answer);
   }
 
+  /** Logs and updates, each of which has its answer; sometimes one that is mutated, which may end it all. */
+  async #conversation(number: number, chance: Chance, speaker: Speaker): Promise<void> {
+    const usual = exchangesOf(speaker).filter((request) => USUAL.test(request));
+    const isPlain = chance.is(0.7);
+    const calls = Array.from({ length: 2 + chance.below(8) }, () => {
+      const call = chance.pick(usual);
+      const isMutated = !isPlain && chance.is(0.5);
+      return Buffer.from(
+        isMutated ? mutate(call, chance, this.#foreign(), speaker) : call,
+        'latin1',
+      );
+    });
+    const patienceMs = isPlain ? 20_000 : 1000;
+    const { statuses, rest, isWhole } = await converse(this.#world.port, calls, chance, patienceMs);
+    for (const status of statuses) this.#answers[status] = (this.#answers[status] ?? 0) + 1;
+    const isCutOff = isPlain && !isWhole && this.#job.status === 'running';
+    if (isCutOff) this.#violation(number, `answered ${statuses}, then not any more`, rest);
+    if (rest !== '' && !'HTTP/1.1 '.startsWith(rest.slice(0, 9)))
+      this.#violation(number, 'something between answers', rest);
+    if (statuses.some((status) => status === 500 || status === 502))
+      this.#violation(number, 'the proxy failed', '');
+  }
+
   #bytes(chance: Chance, speaker: Speaker): Buffer {
     if (chance.is(0.1)) return chance.bytes(1 + chance.below(2000));
-    const { other, older } = this.#world;
-    const foreign: Foreign = {
-      tokens: [other.job.token, older.job.token, older.guest.token, this.#world.rig.runner.token],
-      jobIds: [other.job.id, older.job.id, 1, 999_999],
-    };
+    const foreign = this.#foreign();
     const exchanges = exchangesOf(speaker);
     const request = mutate(chance.pick(exchanges), chance, foreign, speaker);
     const next = chance.is(0.1) ? mutate(chance.pick(exchanges), chance, foreign, speaker) : '';
     return Buffer.from(request + next, 'latin1');
+  }
+
+  #foreign(): Foreign {
+    const { other, older, rig } = this.#world;
+    return {
+      tokens: [other.job.token, older.job.token, older.guest.token, rig.runner.token],
+      jobIds: [other.job.id, older.job.id, 1, 999_999],
+    };
   }
 
   /** Only calls for the jobs that were the speaker's; what was looked at is forgotten, or it would look like a leak. */

@@ -519,7 +519,8 @@ async function openDoor(): Promise<{
   const queue: Socket[] = [];
   let accept: ((socket: Socket) => void) | undefined;
   const open = new Set<Socket>();
-  const server = net.createServer({ pauseOnConnect: true }, (socket) => {
+  // As `node:http` servers have their sockets: whoever takes one over has to end it.
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
     open.add(socket);
     socket.once('close', () => open.delete(socket));
     socket.on('error', () => undefined);
