@@ -72,6 +72,8 @@ export class Claimer {
   /** Monotonic time at which GitLab was asked for it last. */
   #expiryAskedAt = Number.NEGATIVE_INFINITY;
   #loop: Promise<void> | null = null;
+  /** Jobs that are being journaled and given a machine. */
+  readonly #claims = new Set<Promise<void>>();
   /** A sign of life to GitLab that is under way while this runner waits for room. */
   #visible: Promise<void> = Promise.resolve();
   /** Where this runner is when an event tells of a job: anywhere else it is not free to ask. */
@@ -115,6 +117,7 @@ export class Claimer {
     this.#interruptRoom?.abort();
     this.#wait.wake();
     await this.#loop;
+    await Promise.all(this.#claims);
     await this.#visible;
   }
 
@@ -313,7 +316,7 @@ export class Claimer {
       if (outcome.kind === 'job') {
         place.makeFirm();
         this.#answered(outcome, `job ${outcome.facts.id}`);
-        await this.#services.leases.claim(this.#runner.name, outcome, place);
+        this.#claim(outcome, place);
         return;
       }
     } catch (error) {
@@ -324,6 +327,20 @@ export class Claimer {
     }
     place.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
     await this.#onNoJob(outcome);
+  }
+
+  /** Not waited for: of a burst, GitLab has the next job at once, and a boot takes its time. */
+  #claim(job: Extract<RequestJobOutcome, { kind: 'job' }>, place: Place): void {
+    const { leases, log } = this.#services;
+    const claim = leases
+      .claim(this.#runner.name, job, place)
+      .then(() => undefined)
+      .catch((error: unknown) => {
+        place.release('failed');
+        log.error(`runner ${this.name} could not take care of job ${job.facts.id}`, { error });
+      })
+      .finally(() => this.#claims.delete(claim));
+    this.#claims.add(claim);
   }
 
   async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {

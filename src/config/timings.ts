@@ -86,6 +86,8 @@ export interface Timings {
   readonly warmAgeMs: number;
   /** Between looks for what nobody tells us of warm machines: that their image has changed, for instance. */
   readonly warmLookMs: number;
+  /** A job that got a warm machine begins before the next one boots: on a small host that would cost it more than it gains. */
+  readonly warmRefillMs: number;
   /** First rest after a warm machine that failed or gave up its room; doubled up to the cap. */
   readonly warmRestMs: number;
   /** Longest such rest. */
@@ -136,6 +138,7 @@ export const DEFAULT_TIMINGS: Timings = Object.freeze({
   warmSilenceMs: MINUTE,
   warmAgeMs: 60 * MINUTE,
   warmLookMs: 30 * SECOND,
+  warmRefillMs: 2 * SECOND,
   warmRestMs: 15 * SECOND,
   warmRestCapMs: 15 * MINUTE,
   warmUnhealthyMs: 10 * MINUTE,

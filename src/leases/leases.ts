@@ -31,6 +31,8 @@ export interface LeasesServices extends Omit<LeaseServices, 'changed' | 'ended'>
 export class Leases {
   readonly #services: LeasesServices;
   readonly #byJob = new Map<number, Lease>();
+  /** By runner: jobs that are no leases yet. */
+  readonly #beingClaimed = new Map<string, number>();
   readonly #byToken = new Map<string, Lease>();
   /** The token by which each lease stands in `#byToken`; a second boot changes it. */
   readonly #tokens = new Map<Lease, string>();
@@ -48,9 +50,10 @@ export class Leases {
     return [...this.#byJob.values()];
   }
 
-  /** How many jobs of a runner count against its limit. */
+  /** How many jobs of a runner count against its limit, those included that are just being claimed. */
   countOf(runner: string): number {
-    return this.all().filter((lease) => lease.runner === runner && lease.holdsRoom).length;
+    const isOwn = (lease: Lease): boolean => lease.runner === runner && lease.holdsRoom;
+    return this.all().filter(isOwn).length + (this.#beingClaimed.get(runner) ?? 0);
   }
 
   /** The lease of a job. */
@@ -72,30 +75,12 @@ export class Leases {
       offered.release();
       place = null;
     }
-    const { runnerName, vmToken } =
-      place !== null && isReady(place) ? place : await this.#services.newIdentity(runner);
-    const known = this.#byJob.get(job.facts.id);
-    if (known !== undefined) {
+    const lease = await this.#newLease(runner, job, place);
+    if (lease === null) {
       this.#services.log.warn(`GitLab's answer with job ${job.facts.id} came twice: it runs once`);
       place?.release();
-      return known;
+      return this.#byJob.get(job.facts.id) as Lease;
     }
-    const lease = this.#track(
-      new Lease(
-        {
-          facts: job.facts,
-          runner,
-          runnerName,
-          vmToken,
-          requestId: job.requestId ?? null,
-          stages: [{ name: 'claimed', at: this.#services.clock.now() }],
-          state: { name: 'claimed', payload: job.payload, boots: 0 },
-          entered: this.#now(),
-        },
-        job.secrets,
-        this.#leaseServices(),
-      ),
-    );
     try {
       await lease.begin(place);
     } catch (error) {
@@ -107,6 +92,33 @@ export class Leases {
       );
     }
     return lease;
+  }
+
+  /** Null where the job has one. */
+  async #newLease(runner: string, job: ClaimedJob, place: Place | null): Promise<Lease | null> {
+    this.#countClaim(runner, 1);
+    try {
+      const { runnerName, vmToken } =
+        place !== null && isReady(place) ? place : await this.#services.newIdentity(runner);
+      if (this.#byJob.has(job.facts.id)) return null;
+      const record: LeaseRecord = {
+        facts: job.facts,
+        runner,
+        runnerName,
+        vmToken,
+        requestId: job.requestId ?? null,
+        stages: [{ name: 'claimed', at: this.#services.clock.now() }],
+        state: { name: 'claimed', payload: job.payload, boots: 0 },
+        entered: this.#now(),
+      };
+      return this.#track(new Lease(record, job.secrets, this.#leaseServices()));
+    } finally {
+      this.#countClaim(runner, -1);
+    }
+  }
+
+  #countClaim(runner: string, change: 1 | -1): void {
+    this.#beingClaimed.set(runner, (this.#beingClaimed.get(runner) ?? 0) + change);
   }
 
   /**

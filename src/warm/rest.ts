@@ -25,9 +25,9 @@ export class Rest {
     return restMs;
   }
 
-  /** One got a job, or stood ready all its time. */
-  forget(): void {
+  /** One got a job, or stood ready all its time: the next one is booted from then on. */
+  forget(until = 0): void {
     this.#inARow = 0;
-    this.#until = 0;
+    this.#until = until;
   }
 }

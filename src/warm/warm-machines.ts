@@ -168,7 +168,8 @@ export class WarmMachines {
   }
 
   #adjust(wish: Wish): void {
-    const own = this.of(wish.runner.name);
+    // One with a job that is being journaled counts as that job's.
+    const own = this.of(wish.runner.name).filter(({ machine }) => !machine.firm);
     const surplus = own
       .filter(({ isPinned }) => !isPinned)
       .toSorted((a, b) => a.readiness - b.readiness)
@@ -250,7 +251,10 @@ export class WarmMachines {
       suits: (job) => this.#all.has(one) && this.#services.cloneUrlOf(job) === facts.cloneUrl,
       makeFirm: () => machine.makeFirm(),
       take: () => {
-        if (this.#forget(one, 'bound')) this.#boots.rest(facts.runner).forget();
+        const { clock, timings } = this.#services;
+        if (this.#forget(one, 'bound')) {
+          this.#boots.rest(facts.runner).forget(clock.monotonic() + timings.warmRefillMs);
+        }
         one.isPinned = false;
         one.settle();
         return machine;
