@@ -158,10 +158,10 @@ export class Claimer {
     if (this.#place === 'resting') this.#wait.wake();
   }
 
-  /** A job of this runner has ended. Often another follows, of the next stage: asks now, within the same rate. */
+  /** A job of this runner has ended. Often another follows, of the next stage: asks now. No storm of these is possible. */
   jobEnded(): void {
     this.wake();
-    if (this.#place === 'resting' && this.#earlyAsks.take()) this.#wait.wake();
+    if (this.#place === 'resting') this.#wait.wake();
   }
 
   row(): RunnerRow {
@@ -315,6 +315,7 @@ export class Claimer {
       outcome = await gitlab.requestJob(token, systemId, info(this.#runner));
       if (outcome.kind === 'job') {
         place.makeFirm();
+        this.#earlyAsks.giveBack();
         this.#answered(outcome, `job ${outcome.facts.id}`);
         this.#claim(outcome, place);
         return;

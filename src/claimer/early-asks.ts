@@ -18,6 +18,11 @@ export class EarlyAsks {
     this.#at = clock.monotonic();
   }
 
+  /** A job was found: who asks for a reason is not what is limited. */
+  giveBack(): void {
+    this.#left = Math.min(CAPACITY, this.#left + 1);
+  }
+
   /** Takes one; false where there is none left. */
   take(): boolean {
     const now = this.#clock.monotonic();
