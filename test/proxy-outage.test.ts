@@ -146,9 +146,13 @@ test('a download that is cut off again and again: its next try waits for better 
     guest.call('GET', `jobs/${job.id}/artifacts`, { headers: as(job) }),
   );
   assert.ok(got.body.equals(content));
-  const heldMs = rig.log
-    .filter((line) => line.includes('artifacts-download of job') && line.includes('heldMs'))
-    .map((line) => Number(/"heldMs":([\d.]+)/.exec(line)?.[1]));
+  // The line of a call is written after its guest has the whole answer.
+  const heldMs = await eventually('a line of the log for each try', () => {
+    const found = rig.log
+      .filter((line) => line.includes('artifacts-download of job') && line.includes('heldMs'))
+      .map((line) => Number(/"heldMs":([\d.]+)/.exec(line)?.[1]));
+    return found.length >= 3 && found;
+  });
   assert.equal(heldMs.length, 3);
   assert.equal(heldMs[0], 0);
   assert.ok((heldMs[1] ?? 0) >= 80 && (heldMs[2] ?? 0) >= 320, String(heldMs));
