@@ -16,9 +16,6 @@ export type Reply =
   | { readonly answer: AnswerHead; readonly error?: undefined }
   | { readonly answer?: undefined; readonly error: unknown };
 
-/** GitLab's answers to small calls and uploads are a few bytes; of an error page no runner needs more. */
-const MAX_COLLECTED_BYTES = 64 * 1024;
-
 /** What every try has. */
 export interface Exchange {
   readonly bytesUp: number;
@@ -136,7 +133,7 @@ export class StreamedExchange implements Exchange {
 
   /** At once: a body that is cut off while we write the journal is noticed by nobody else. */
   async collect(): Promise<Collected> {
-    const collected = await collect(this.#answer as IncomingMessage, MAX_COLLECTED_BYTES);
+    const collected = await collect(this.#answer as IncomingMessage);
     this.bytesDown = collected.body.length;
     return collected;
   }

@@ -1,6 +1,7 @@
 /** GitLab's answer to a small call, read from its connection byte by byte: strictly, as nothing lenient is needed. */
 
 import type { IncomingHttpHeaders } from 'node:http';
+import { MAX_COLLECTED_BYTES } from '../lib/collect.ts';
 
 /** First line and headers of an answer. */
 export interface AnswerHead {
@@ -14,9 +15,6 @@ export interface AnswerHead {
 
 /** A head of more bytes is none that GitLab sends. */
 const MAX_HEAD_BYTES = 64 * 1024;
-
-/** GitLab's answers to small calls are a few bytes; of an error page no runner needs more. */
-export const MAX_COLLECTED_BYTES: number = 64 * 1024;
 
 /** Of a chunk: its size in hexadecimal, and extensions, which mean nothing to us. */
 const MAX_CHUNK_LINE_BYTES = 256;

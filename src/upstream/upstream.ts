@@ -6,7 +6,6 @@ import tls from 'node:tls';
 import { ForrestGitlabError, isForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
 import { collect } from '../lib/collect.ts';
-import { MAX_COLLECTED_BYTES } from './answer-parser.ts';
 import { type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
 
 export interface UpstreamOptions {
@@ -148,7 +147,7 @@ function callByRequest(
 
 async function toWhole(answer: http.IncomingMessage): Promise<WholeAnswer> {
   const { statusCode = 502, statusMessage = '', headers, rawHeaders } = answer;
-  const collected = await collect(answer, MAX_COLLECTED_BYTES);
+  const collected = await collect(answer);
   return { statusCode, statusMessage, headers, rawHeaders, ...collected };
 }
 
