@@ -4,6 +4,7 @@ import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
 import { ForrestGitlabError } from '../errors.ts';
 import { type Collected, collect } from '../lib/collect.ts';
 import type { PendingCall } from '../upstream/index.ts';
+import { Pump } from './pump.ts';
 
 /** First line and headers of GitLab's answer. */
 export type AnswerHead = Pick<
@@ -109,11 +110,9 @@ export class StreamedExchange implements Exchange {
     const outgoing = this.#outgoing;
     const answer = this.#answer as IncomingMessage;
     return new Promise((resolve) => {
-      answer.on('data', (chunk: Buffer) => {
-        this.bytesDown += chunk.length;
-        if (!outgoing.write(chunk)) answer.pause();
+      new Pump(answer, outgoing, (count) => {
+        this.bytesDown += count;
       });
-      outgoing.on('drain', () => answer.resume());
       answer.once('end', () => outgoing.end());
       let isCut = false;
       // A cut connection is the only honest end of a body that GitLab did not finish.
@@ -144,28 +143,21 @@ export class StreamedExchange implements Exchange {
     this.#request.destroy();
   }
 
-  /** Not a `pipe`: one listener per direction, and the guest's side stays open when GitLab's breaks. */
   #stream(): void {
     const request = this.#request;
     const incoming = this.#incoming;
-    const onData = (chunk: Buffer): void => {
-      this.bytesUp += chunk.length;
-      if (!request.write(chunk)) incoming.pause();
-    };
     const onEnd = (): void => void request.end();
-    const onDrain = (): void => void incoming.resume();
     // Only once there is a connection: until then the call can be made again.
     const begin = (): void => {
       if (request.destroyed) return;
       this.hasReadBody = true;
-      request.on('drain', onDrain);
-      incoming.on('data', onData);
+      const pump = new Pump(incoming, request, (count) => {
+        this.bytesUp += count;
+      });
       incoming.once('end', onEnd);
       this.#stopReading = () => {
-        request.off('drain', onDrain);
-        incoming.off('data', onData);
         incoming.off('end', onEnd);
-        incoming.pause();
+        pump.stop();
       };
     };
     request.once('socket', (socket) => {
