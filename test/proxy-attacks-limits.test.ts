@@ -173,8 +173,29 @@ suite('too much', { concurrency: 2 }, () => {
     await eventually('the machine to be let in again', async () => (await key()).status === 404);
   });
 
+  test('new connections in a flood: 429, and the machine keeps those that it has', async (t) => {
+    const limits = { connectionsPerSecond: 1, connectionBurst: 20 };
+    const { port, api, job, guest, other } = await startVictims(t, { seams: { limits } });
+    assert.equal((await guest.log('first')).status, 202);
+    const call = head(
+      `GET ${api}/jobs/${job.id}/runtime_environment_key HTTP/1.1`,
+      `JOB-TOKEN: ${job.token}`,
+      'Connection: close',
+    );
+    const flood = await Promise.all(Array.from({ length: 40 }, () => exchange(t, port, call)));
+    const refused = flood.filter((answer) => answer.status === 429);
+    assert.ok(refused.length >= 10, `${refused.length} refused`);
+    assert.ok(
+      flood.some((answer) => answer.status === 404),
+      'GitLab’s own answers before',
+    );
+    assert.equal((await guest.log('second')).status, 202);
+    assert.equal((await other.guest.log('unimpressed')).status, 202);
+  });
+
   test('connections of one machine: 64, the next is refused', async (t) => {
-    const { rig, port, api, job, other } = await startVictims(t);
+    const limits = { callBurst: 100 };
+    const { rig, port, api, job, other } = await startVictims(t, { seams: { limits } });
     rig.gitlab.inject({ match: { route: 'artifacts-download' }, do: { hang: true } });
     const call = head(`GET ${api}/jobs/${job.id}/artifacts HTTP/1.1`, `JOB-TOKEN: ${job.token}`);
     for (let count = 0; count < 64; count += 1) (await connect(t, port)).write(call);

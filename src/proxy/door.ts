@@ -82,16 +82,16 @@ export function mayCall(
   const taken = guests.take(connection, vmToken);
   if (taken === 'ok') return true;
   const refuse = (): void => connection.refuse(refusals[429]);
-  if (taken === 'too-many-connections') refuse();
-  else delay(incoming, outgoing, limits, refuse);
+  delay(incoming, outgoing, limits, taken === 'too-fast' ? 'keep' : 'close', refuse);
   return false;
 }
 
-/** Answers 429 after a while. The connection is kept where that costs less than the next one would. */
+/** Answers 429 after a while. A connection of its machine's is kept: that costs less than the next one would. */
 function delay(
   incoming: GuestRequest,
   outgoing: GuestResponse,
   limits: Limits,
+  then: 'keep' | 'close',
   refuse: () => void,
 ): void {
   const isSmall =
@@ -101,7 +101,7 @@ function delay(
   // Spread: the calls of a flood that are answered all at once come back all at once.
   const delayMs = limits.floodDelayMs * (1 + Math.random());
   const waiting = setTimeout(() => {
-    if (hasBody(incoming.headers) && !incoming.complete) return refuse();
+    if (then === 'close' || (hasBody(incoming.headers) && !incoming.complete)) return refuse();
     const headers = { 'content-type': 'application/json', 'retry-after': '1' };
     outgoing.writeHead(429, STATUS_CODES[429] ?? '', headers);
     outgoing.end(bodyOf(429));

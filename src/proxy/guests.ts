@@ -10,6 +10,7 @@ import { Rate } from './rate.ts';
 /** What a machine takes of us at the moment. */
 interface Usage {
   connections: number;
+  readonly newConnections: Rate;
   readonly calls: Rate;
 }
 
@@ -57,6 +58,8 @@ export class Guests {
     if (connection.vmToken === vmToken) return true;
     const usage = this.#usageOf(vmToken);
     if (usage.connections >= this.#limits.connectionsPerVm) return false;
+    const isNew = connection.vmToken === null;
+    if (isNew && !usage.newConnections.take(this.#monotonic())) return false;
     this.#disown(connection);
     usage.connections += 1;
     connection.vmToken = vmToken;
@@ -81,16 +84,22 @@ export class Guests {
     const now = this.#monotonic();
     for (const connection of this.#all.values()) connection.endIfStalled(now);
     for (const [vmToken, usage] of this.#usages) {
-      if (usage.connections === 0 && usage.calls.isFull(now)) this.#usages.delete(vmToken);
+      const { connections, newConnections, calls } = usage;
+      if (connections > 0 || !newConnections.isFull(now) || !calls.isFull(now)) continue;
+      this.#usages.delete(vmToken);
     }
   }
 
   #usageOf(vmToken: string): Usage {
     const known = this.#usages.get(vmToken);
     if (known !== undefined) return known;
-    const { callsPerSecond, callBurst } = this.#limits;
-    const calls = new Rate(callsPerSecond, callBurst, this.#monotonic());
-    const usage = { connections: 0, calls };
+    const { connectionsPerSecond, connectionBurst, callsPerSecond, callBurst } = this.#limits;
+    const now = this.#monotonic();
+    const usage = {
+      connections: 0,
+      newConnections: new Rate(connectionsPerSecond, connectionBurst, now),
+      calls: new Rate(callsPerSecond, callBurst, now),
+    };
     this.#usages.set(vmToken, usage);
     return usage;
   }

@@ -13,6 +13,10 @@ export interface Limits {
   readonly unknownConnections: number;
   /** Per machine: a runner keeps 2, its helpers 1 each; parallel transfers go to object storage. */
   readonly connectionsPerVm: number;
+  /** New ones per second of one machine: each costs as much as several calls, and a runner keeps its own. */
+  readonly connectionsPerSecond: number;
+  /** So many at once before that rate holds. */
+  readonly connectionBurst: number;
   /** A runner sends about ten. */
   readonly headers: number;
   /** Of all headers of a request together: a runner's have a few hundred bytes. */
@@ -28,9 +32,9 @@ export interface Limits {
   /** So many at once before that rate holds. */
   readonly callBurst: number;
   /**
-   * How long a call too many waits for its 429, at least; twice as long at most, its connection unread: who
-   * does not obey it is slowed
-   * to `connectionsPerVm` calls in that time, which costs the other machines next to nothing.
+   * How long a call or connection too many waits for its 429, at least; twice as long at most, unread: who
+   * does not obey it is slowed to `connectionsPerVm` calls in that time, which costs the other machines
+   * next to nothing.
    */
   readonly floodDelayMs: number;
   /** The body of a JSON call: GitLab itself takes 32 KiB on `jobs/request`; room for later versions. */
@@ -56,14 +60,16 @@ export const DEFAULT_LIMITS: Limits = Object.freeze({
   connections: 4096,
   unknownConnections: 2048,
   connectionsPerVm: 64,
+  connectionsPerSecond: 50,
+  connectionBurst: 100,
   headers: 64,
   headerBytes: 16 * KIB,
   headersMs: 30 * SECOND,
   targetBytes: 2 * KIB,
   keepAliveMs: 95 * SECOND,
   callsPerSecond: 100,
-  callBurst: 200,
-  floodDelayMs: 250,
+  callBurst: 50,
+  floodDelayMs: 2000,
   jsonBytes: 256 * KIB,
   jsonMs: 30 * SECOND,
   idleMs: 5 * MINUTE,

@@ -44,7 +44,12 @@ const MAX_HEAP_GROWTH_MIB = 48;
 /** Idle connections to GitLab come and go. */
 const MAX_DESCRIPTOR_GROWTH = 32;
 /** Above what the shooters reach, so that all of it gets as far as it can. */
-const LIMITS = { callsPerSecond: 1e6, callBurst: 1e6 };
+const LIMITS = {
+  callsPerSecond: 1e6,
+  callBurst: 1e6,
+  connectionsPerSecond: 1e6,
+  connectionBurst: 1e6,
+};
 
 /** A log or an update that does not end its job. */
 const USUAL = /^P(?:ATCH|UT) (?![\s\S]*"state":"(?:success|failed)")/;

@@ -2,13 +2,7 @@
 
 import { once } from 'node:events';
 import net, { type Socket } from 'node:net';
-
-export interface Vm {
-  readonly port: number;
-  readonly vmToken: string;
-  readonly jobId: number;
-  readonly jobToken: string;
-}
+import type { Vm } from '../proxy/load.ts';
 
 const LOG = `${'x'.repeat(2047)}\n`;
 
@@ -22,7 +16,7 @@ export async function open(port: number): Promise<Socket> {
 /** 2 KiB of log, at that place of it. */
 export function patchOf(vm: Vm, offset: number): Buffer {
   return Buffer.from(
-    `PATCH /${vm.vmToken}/api/v4/jobs/${vm.jobId}/trace?debug_trace=false HTTP/1.1\r\nHost: x\r\nJOB-TOKEN: ${vm.jobToken}\r\nContent-Type: text/plain\r\nContent-Range: ${offset}-${offset + LOG.length - 1}\r\nContent-Length: ${LOG.length}\r\n\r\n${LOG}`,
+    `PATCH ${vm.path}/trace?debug_trace=false HTTP/1.1\r\nHost: x\r\nJOB-TOKEN: ${vm.token}\r\nContent-Type: text/plain\r\nContent-Range: ${offset}-${offset + LOG.length - 1}\r\nContent-Length: ${LOG.length}\r\n\r\n${LOG}`,
   );
 }
 

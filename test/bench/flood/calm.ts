@@ -1,7 +1,8 @@
 /** Machines that behave: each appends to its log at its pace. Told how long, answers with all latencies in ms. */
 
 import { once } from 'node:events';
-import { call, LOG_BYTES, open, patchOf, type Vm } from './calls.ts';
+import type { Vm } from '../proxy/load.ts';
+import { call, LOG_BYTES, open, patchOf } from './calls.ts';
 
 const PACE_MS = 25;
 

@@ -2,7 +2,8 @@
 
 import { once } from 'node:events';
 import { setPriority } from 'node:os';
-import { call, open, patchOf, type Vm } from './calls.ts';
+import type { Vm } from '../proxy/load.ts';
+import { call, open, patchOf } from './calls.ts';
 
 export type Way = 'calls' | 'connections' | 'silence';
 
