@@ -44,7 +44,7 @@ function createClient(t: TestContext, url: string, timeoutMs: number): GitlabCli
   t.after(() => upstream.close());
   return createGitlabClient({
     url: upstream.url,
-    fetch: createFetch(upstream, systemClock, timeoutMs),
+    fetch: createFetch(upstream, timeoutMs),
     userAgent: 'forrest-gitlab 1.0.0',
     claimTimeoutMs: timeoutMs,
     callTimeoutMs: timeoutMs,

@@ -11,15 +11,18 @@ export interface Collected {
 /** Small answers have a few bytes; of an error page nobody needs more. */
 export const MAX_COLLECTED_BYTES: number = 64 * 1024;
 
-/** Reads at most {@link MAX_COLLECTED_BYTES}, then destroys the stream. Never rejects: what came of it counts in any case. */
-export function collect(stream: Readable): Promise<Collected> {
+/** Reads so much at most, then destroys the stream. Never rejects: what came of it counts in any case. */
+export function collect(
+  stream: Readable,
+  maxBytes: number = MAX_COLLECTED_BYTES,
+): Promise<Collected> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
     let size = 0;
     const settle = (isWhole: boolean): void => resolve({ body: Buffer.concat(chunks), isWhole });
     stream.on('data', (chunk: Buffer) => {
       size += chunk.length;
-      if (size <= MAX_COLLECTED_BYTES) chunks.push(chunk);
+      if (size <= maxBytes) chunks.push(chunk);
       else stream.destroy();
     });
     stream.once('end', () => settle(true));

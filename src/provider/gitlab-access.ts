@@ -47,7 +47,7 @@ export function createGitlabAccess(
     timings,
     probe: () => probeGitlab(upstream, clock, timings.probeTimeoutMs),
   });
-  const ownFetch = fetch ?? createFetch(upstream, clock, timings.claimTimeoutMs, health);
+  const ownFetch = fetch ?? createFetch(upstream, timings.claimTimeoutMs, health);
   return {
     upstream,
     health,

@@ -2,10 +2,17 @@
 
 import { createRequire } from 'node:module';
 
-/** Read through the package's own name, so that it is found from `src` and from `dist` alike. */
+let version: string | null = null;
+
+/** Read once, through the package's own name, so that it is found from `src` and from `dist` alike. */
 export function packageVersion(): string {
+  version ??= readVersion();
+  return version;
+}
+
+function readVersion(): string {
   const manifest: unknown = createRequire(import.meta.url)('forrest-gitlab/package.json');
-  const version =
+  const found =
     typeof manifest === 'object' && manifest !== null ? Reflect.get(manifest, 'version') : null;
-  return typeof version === 'string' ? version : '0.0.0';
+  return typeof found === 'string' ? found : '0.0.0';
 }

@@ -42,8 +42,14 @@ export class AnswerParser {
   keepsConnection = false;
   readonly #body: Buffer[] = [];
   #bodyBytes = 0;
+  readonly #maxBytes: number;
   #reading: Reading = { what: 'head' };
   #rest: Buffer = NOTHING;
+
+  /** Of a longer body, the beginning is kept. */
+  constructor(maxBytes: number = MAX_COLLECTED_BYTES) {
+    this.#maxBytes = maxBytes;
+  }
 
   /** It has come to its end, and all of it was kept. */
   get isWhole(): boolean {
@@ -52,7 +58,7 @@ export class AnswerParser {
 
   /** The body goes on where it is too long to be kept. */
   get isTooLong(): boolean {
-    return this.#bodyBytes > MAX_COLLECTED_BYTES;
+    return this.#bodyBytes > this.#maxBytes;
   }
 
   get body(): Buffer {

@@ -1,28 +1,26 @@
-/** A `fetch` over the upstream, for small requests: bodies are sent whole, never streamed. */
+/** A `fetch` over the upstream, for requests and answers that are sent and read whole. */
 
-import { once } from 'node:events';
-import type { IncomingMessage } from 'node:http';
-import { Readable } from 'node:stream';
-import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
 import { ForrestGitlabError } from '../errors.ts';
-import type { Clock } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
 import { type GitlabHealth, outageOf } from './health.ts';
 import { type Upstream, upstreamError } from './upstream.ts';
+import type { PendingCall, WholeAnswer } from './wire.ts';
 
 export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
 
 /** Statuses whose answers have no body; `Response` refuses one for them. */
 const BODILESS = new Set([204, 205, 304]);
 
+/** The largest answer is a job's payload, of some MiB at most; beyond this it is a mistake. */
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
+
 /**
  * Rejects with the upstream's coded errors, or with the signal's reason. Redirects are not followed;
  * nothing is decompressed, so none is asked for. Refuses addresses outside of the upstream's. Tells
- * `health` what it met.
+ * `health` what it met. GitLab may take `answerTimeoutMs` to begin its answer, and rest for as long within it.
  */
 export function createFetch(
   upstream: Upstream,
-  clock: Clock,
   answerTimeoutMs: number,
   health?: Pick<GitlabHealth, 'answered' | 'suspect'>,
 ): Fetch {
@@ -32,34 +30,27 @@ export function createFetch(
     if (!request.url.startsWith(`${upstream.url}/`)) {
       throw new TypeError(`${new URL(request.url).origin} is not below ${upstream.url}`);
     }
-    const body = Buffer.from(await request.arrayBuffer());
-    const outgoing = upstream.request({
+    const call = upstream.call({
       method: request.method,
       path: request.url.slice(upstream.url.length),
-      headers: {
-        ...Object.fromEntries(request.headers),
-        ...(body.length > 0 ? { 'content-length': body.length } : {}),
-        'accept-encoding': 'identity',
-      },
+      headers: { ...Object.fromEntries(request.headers), 'accept-encoding': 'identity' },
+      body: Buffer.from(await request.arrayBuffer()),
       answerTimeoutMs,
+      stallMs: answerTimeoutMs,
+      maxAnswerBytes: MAX_ANSWER_BYTES,
     });
-    const abort = (): void => void outgoing.destroy(request.signal.reason);
-    request.signal.addEventListener('abort', abort, { once: true });
-    outgoing.once('close', () => request.signal.removeEventListener('abort', abort));
-    // Errors after the answer began reach its body; this listener keeps them from being thrown twice.
-    outgoing.on('error', () => undefined);
-    outgoing.end(body);
     try {
-      const [incoming] = (await once(outgoing, 'response')) as [IncomingMessage];
-      const limit = clock.after(answerTimeoutMs, () => {
-        const message = `${upstream.url} did not end its answer within ${answerTimeoutMs / 1000} s`;
-        incoming.destroy(new ForrestGitlabError('upstream_timeout', message));
-      });
-      incoming.once('close', () => limit.cancel());
-      const outage = outageOf(incoming.statusCode ?? 502, incoming.headers['content-type']);
+      const answer = await unlessAborted(call, request.signal);
+      if (!answer.isWhole) {
+        throw new ForrestGitlabError(
+          'upstream_unreachable',
+          `${upstream.url} broke off its answer`,
+        );
+      }
+      const outage = outageOf(answer.statusCode, answer.headers['content-type']);
       if (outage === null) health?.answered();
       else health?.suspect(outage);
-      return toResponse(incoming);
+      return toResponse(answer);
     } catch (error) {
       if (request.signal.aborted) throw request.signal.reason;
       const failure = upstreamError(error, upstream.url);
@@ -69,18 +60,21 @@ export function createFetch(
   };
 }
 
-function toResponse(incoming: IncomingMessage): Response {
+async function unlessAborted(call: PendingCall, signal: AbortSignal): Promise<WholeAnswer> {
+  const abort = (): void => call.abort();
+  signal.addEventListener('abort', abort, { once: true });
+  if (signal.aborted) abort();
+  try {
+    return await call.answer;
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+function toResponse({ statusCode: status, rawHeaders, body }: WholeAnswer): Response {
   const headers = new Headers();
-  for (let index = 0; index + 1 < incoming.rawHeaders.length; index += 2) {
-    headers.append(incoming.rawHeaders[index] as string, incoming.rawHeaders[index + 1] as string);
+  for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
+    headers.append(rawHeaders[index] as string, rawHeaders[index + 1] as string);
   }
-  const status = incoming.statusCode ?? 502;
-  if (BODILESS.has(status)) {
-    incoming.resume();
-    return new Response(null, { status, headers });
-  }
-  const body = Readable.toWeb(
-    incoming,
-  ) as NodeReadableStream<Uint8Array> as ReadableStream<Uint8Array>;
-  return new Response(body, { status, headers });
+  return new Response(BODILESS.has(status) ? null : new Uint8Array(body), { status, headers });
 }

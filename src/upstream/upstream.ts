@@ -40,7 +40,7 @@ export interface Upstream {
    * `ClientRequest` (see {@link upstreamError}). Redirects are not followed.
    */
   request(request: UpstreamRequest): http.ClientRequest;
-  /** Makes a small call, whose answer is small, too. Fails as `request` does. */
+  /** Makes a call whose body is at hand, and hands over its answer whole. Fails as `request` does. */
   call(call: SmallCall): PendingCall;
   /** Closes idle and open connections. */
   close(): void;
@@ -137,7 +137,7 @@ function callByRequest(
   });
   // Whatever fails after the answer has begun ends its body, too.
   const { promise, resolve, reject } = Promise.withResolvers<WholeAnswer>();
-  outgoing.once('response', (answer) => resolve(toWhole(answer)));
+  outgoing.once('response', (answer) => resolve(toWhole(answer, call.maxAnswerBytes)));
   outgoing.on('error', reject);
   outgoing.once('close', () => reject(new Error('closed without an answer')));
   outgoing.setTimeout(call.stallMs, () => outgoing.destroy());
@@ -145,9 +145,12 @@ function callByRequest(
   return { answer: promise, abort: () => void outgoing.destroy() };
 }
 
-async function toWhole(answer: http.IncomingMessage): Promise<WholeAnswer> {
+async function toWhole(
+  answer: http.IncomingMessage,
+  maxBytes: number | undefined,
+): Promise<WholeAnswer> {
   const { statusCode = 502, statusMessage = '', headers, rawHeaders } = answer;
-  const collected = await collect(answer);
+  const collected = await collect(answer, maxBytes);
   return { statusCode, statusMessage, headers, rawHeaders, ...collected };
 }
 

@@ -22,6 +22,8 @@ export interface SmallCall {
   readonly answerTimeoutMs: number;
   /** How long it may then stop in the middle of it. */
   readonly stallMs: number;
+  /** Of the answer's body; else as many as small answers have. */
+  readonly maxAnswerBytes?: number;
   /** Over a new connection: one that was kept may be dead and not know it. */
   readonly fresh?: boolean;
 }
@@ -162,14 +164,14 @@ class Connection {
       this.destroy();
     });
     socket.on('close', () => {
-      this.#onEnd(new Error('closed without an answer'));
+      this.#onEnd(Object.assign(new Error('closed without an answer'), { code: 'ECONNRESET' }));
       owner.closed();
     });
   }
 
   exchange(message: Buffer, call: SmallCall): PendingCall {
     const { promise, resolve, reject } = Promise.withResolvers<WholeAnswer>();
-    this.#exchange = { parser: new AnswerParser(), call, resolve, reject };
+    this.#exchange = { parser: new AnswerParser(call.maxAnswerBytes), call, resolve, reject };
     this.#socket.ref();
     this.#socket.write(message);
     if (this.#isConnected) this.#awaitAnswer(this.#exchange);
