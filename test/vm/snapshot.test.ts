@@ -1,14 +1,18 @@
 /** Machines that are restored from a snapshot instead of booted (design §9). */
 
 import assert from 'node:assert/strict';
-import { readdir, truncate, utimes } from 'node:fs/promises';
+import { readdir, readFile, truncate, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import type { SimJob } from '../../fixtures/gitlab/index.ts';
+import { readFatFile } from '../../fixtures/host/src/drivers/qemu/fat-image.ts';
+import type { MachineRow } from '../../fixtures/host/src/index.ts';
+import { freePort } from '../chaos/relay.ts';
 import { eventually } from '../support/deadline.ts';
 import { createRig, type Rig } from '../support/rig.ts';
 import { BOOT_MS, endedInVm, inQemu, skip } from '../support/vm.ts';
 import { NO_GIT } from '../support/vm-disk.ts';
+import { runnerRow } from '../support/warm.ts';
 
 /** What a machine knows and draws at its beginning. */
 const SCRIPT = [
@@ -24,7 +28,9 @@ const count = (rig: Rig, text: string): number =>
   rig.log.filter((line) => line.includes(text)).length;
 
 async function startSnapshotRig(t: TestContext): Promise<Rig> {
-  const rig = await createRig(t, inQemu({}, { machine: { snapshot: true } }));
+  // What a guest was told must hold for the next host, too.
+  const section = { listen: `127.0.0.1:${await freePort()}` };
+  const rig = await createRig(t, inQemu({}, { machine: { snapshot: true }, section }));
   await rig.start();
   await snapshotMade(rig, 1);
   return rig;
@@ -59,13 +65,35 @@ test('machines of one snapshot', { skip }, async (t) => {
     assert.equal(count(rig, 'was restored from a snapshot'), 2);
   });
 
+  await t.test(
+    'wait warm, over a restart of the host; one has the next job, and another follows',
+    async () => {
+      await keepWarm(rig, 1);
+      const machine = await readyMachine(rig);
+      assert.equal(count(rig, `${machine.runnerName} was restored from a snapshot`), 1);
+      await holdsNothing(rig, machine);
+      await rig.host.stop('leave');
+      await rig.start();
+      assert.equal((await readyMachine(rig)).runnerName, machine.runnerName);
+      const job = rig.queue({ name: 'warm', script: SCRIPT, variables: NO_GIT });
+      const row = await endedInVm(rig, job);
+      assert.equal(job.status, 'success', job.log.toString());
+      assert.equal(row.machine, machine.runnerName);
+      assert.equal(said(job, 'name'), machine.runnerName);
+      const next = await readyMachine(rig);
+      assert.notEqual(next.runnerName, machine.runnerName);
+      assert.equal(count(rig, `${next.runnerName} was restored from a snapshot`), 1);
+      await keepWarm(rig, 0);
+    },
+  );
+
   await t.test('boot where it is damaged, which retires it with the reason', async () => {
     const [memory = ''] = await findMemory(rig);
     await truncate(memory, 1024 * 1024);
     const job = rig.queue({ name: 'damaged', script: SCRIPT, variables: NO_GIT });
     await endedInVm(rig, job);
     assert.equal(job.status, 'success', job.log.toString());
-    assert.equal(count(rig, 'was restored from a snapshot'), 2);
+    assert.equal(count(rig, 'was restored from a snapshot'), 4);
     assert.equal(count(rig, 'could not be restored from its snapshot'), 1);
     assert.deepEqual(await findMemory(rig), []);
   });
@@ -86,6 +114,41 @@ test('a snapshot is taken anew when what it is made of changes', { skip }, async
   assert.equal(after.length, 1, 'the one before is removed');
   assert.notDeepEqual(after, before);
 });
+
+async function keepWarm(rig: Rig, warm: number): Promise<void> {
+  const file = path.join(rig.directory, 'config.yaml');
+  const config = JSON.parse(await readFile(file, 'utf8'));
+  config.gitlab.runners[0].warm = warm;
+  await writeFile(file, JSON.stringify(config));
+  await rig.host.reload();
+}
+
+/** The warm machine, once its runner waits for a job. */
+const readyMachine = (rig: Rig): Promise<MachineRow> =>
+  eventually(
+    'a warm machine',
+    () => (runnerRow(rig).warm?.ready ? rig.status().machines.find(({ warm }) => warm) : undefined),
+    BOOT_MS,
+  );
+
+/** What it was told opens nothing of a job, not even with that job's own token. */
+async function holdsNothing(rig: Rig, { runDir }: MachineRow): Promise<void> {
+  const told = await readFatFile(path.join(runDir, 'job-config.img'), 'runner.env', []);
+  const url = /^CI_SERVER_URL='(.+)'$/m.exec(String(told))?.[1]?.replace('10.0.2.2', '127.0.0.1');
+  const job = rig.queue({ tags: ['nobody'] });
+  for (const [method, target] of [
+    ['PATCH', `jobs/${job.id}/trace`],
+    ['POST', `jobs/${job.id}/artifacts`],
+    ['GET', `jobs/${job.id}/artifacts`],
+    ['GET', 'runners'],
+  ] as const) {
+    const { status } = await fetch(`${url}/api/v4/${target}`, {
+      method,
+      headers: { 'job-token': job.token },
+    });
+    assert.equal(status, 403, `${method} ${target}`);
+  }
+}
 
 async function findMemory(rig: Rig): Promise<string[]> {
   const root = path.join(rig.directory, 'base/snapshots');
