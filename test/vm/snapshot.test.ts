@@ -27,6 +27,8 @@ const said = (job: SimJob, what: string): string =>
 const count = (rig: Rig, text: string): number =>
   rig.log.filter((line) => line.includes(text)).length;
 
+const restored = (rig: Rig): number => count(rig, 'was restored from a snapshot');
+
 async function startSnapshotRig(t: TestContext): Promise<Rig> {
   // What a guest was told must hold for the next host, too.
   const section = { listen: `127.0.0.1:${await freePort()}` };
@@ -46,43 +48,28 @@ const snapshotMade = (rig: Rig, times: number): Promise<true> =>
 test('machines of one snapshot', { skip }, async (t) => {
   const rig = await startSnapshotRig(t);
 
-  await t.test('have the right time, their own names and their own random numbers', async () => {
-    const jobs = ['one', 'two'].map((name) =>
-      rig.queue({ name, script: SCRIPT, variables: NO_GIT }),
-    );
-    for (const job of jobs) {
-      await endedInVm(rig, job);
-      assert.equal(job.status, 'success', job.log.toString());
-      assert.match(said(job, 'name'), /^[a-z0-9-]+$/);
-      const finishedAt = Math.round((job.finishedAt ?? 0) / 1000);
-      const late = finishedAt - Number(said(job, 'time'));
-      assert.ok(late >= -1 && late <= 15, `the clock was ${late} s behind the end of the job`);
-    }
-    const [one, two] = jobs as [SimJob, SimJob];
-    assert.equal(said(one, 'random').length, 32);
-    assert.notEqual(said(one, 'random'), said(two, 'random'));
-    assert.notEqual(said(one, 'name'), said(two, 'name'));
-    assert.equal(count(rig, 'was restored from a snapshot'), 2);
+  const queue = (name: string): SimJob => rig.queue({ name, script: SCRIPT, variables: NO_GIT });
+  const one = queue('one');
+
+  await t.test('are restored for a job, with the right time and names of their own', async () => {
+    await verify(rig, one);
+    assert.equal(restored(rig), 1);
   });
 
   await t.test(
-    'wait warm, over a restart of the host; one has the next job, and another follows',
+    'wait warm, also for the next host; one has a job, and another follows',
     async () => {
       await keepWarm(rig, 1);
       const machine = await readyMachine(rig);
-      assert.equal(count(rig, `${machine.runnerName} was restored from a snapshot`), 1);
       await holdsNothing(rig, machine);
       await rig.host.stop('leave');
       await rig.start();
-      assert.equal((await readyMachine(rig)).runnerName, machine.runnerName);
-      const job = rig.queue({ name: 'warm', script: SCRIPT, variables: NO_GIT });
-      const row = await endedInVm(rig, job);
-      assert.equal(job.status, 'success', job.log.toString());
-      assert.equal(row.machine, machine.runnerName);
-      assert.equal(said(job, 'name'), machine.runnerName);
-      const next = await readyMachine(rig);
-      assert.notEqual(next.runnerName, machine.runnerName);
-      assert.equal(count(rig, `${next.runnerName} was restored from a snapshot`), 1);
+      const two = queue('two');
+      await verify(rig, two);
+      assert.equal(rig.row(two)?.machine, machine.runnerName);
+      assert.equal(said(one, 'random').length, 32);
+      assert.notEqual(said(one, 'random'), said(two, 'random'));
+      await eventually('the next one', () => restored(rig) === 3, BOOT_MS);
       await keepWarm(rig, 0);
     },
   );
@@ -90,10 +77,10 @@ test('machines of one snapshot', { skip }, async (t) => {
   await t.test('boot where it is damaged, which retires it with the reason', async () => {
     const [memory = ''] = await findMemory(rig);
     await truncate(memory, 1024 * 1024);
-    const job = rig.queue({ name: 'damaged', script: SCRIPT, variables: NO_GIT });
+    const job = queue('damaged');
     await endedInVm(rig, job);
     assert.equal(job.status, 'success', job.log.toString());
-    assert.equal(count(rig, 'was restored from a snapshot'), 4);
+    assert.equal(restored(rig), 3);
     assert.equal(count(rig, 'could not be restored from its snapshot'), 1);
     assert.deepEqual(await findMemory(rig), []);
   });
@@ -108,12 +95,21 @@ test('a snapshot is taken anew when what it is made of changes', { skip }, async
   const job = rig.queue({ name: 'meanwhile', script: SCRIPT, variables: NO_GIT });
   await endedInVm(rig, job);
   assert.equal(job.status, 'success', job.log.toString());
-  assert.equal(count(rig, 'was restored from a snapshot'), 0);
+  assert.equal(restored(rig), 0);
   await snapshotMade(rig, 2);
   const after = await findMemory(rig);
   assert.equal(after.length, 1, 'the one before is removed');
   assert.notDeepEqual(after, before);
 });
+
+async function verify(rig: Rig, job: SimJob): Promise<void> {
+  const { machine } = await endedInVm(rig, job);
+  assert.equal(job.status, 'success', job.log.toString());
+  assert.equal(said(job, 'name'), machine);
+  const finishedAt = Math.round((job.finishedAt ?? 0) / 1000);
+  const late = finishedAt - Number(said(job, 'time'));
+  assert.ok(late >= -1 && late <= 15, `the clock was ${late} s behind the end of the job`);
+}
 
 async function keepWarm(rig: Rig, warm: number): Promise<void> {
   const file = path.join(rig.directory, 'config.yaml');
