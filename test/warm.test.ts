@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
+import type { Seams } from 'forrest-gitlab';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { askHost } from '../fixtures/host/src/cli/ask-host.ts';
 import { freePort } from './chaos/relay.ts';
@@ -123,20 +124,25 @@ suite('a warm machine', { concurrency: 4 }, () => {
     await finish(rig, job, machine);
   });
 
-  test('tells what its runner can do before there is any job', async (t) => {
-    const rig = await startWarm(t);
+  test('tells what its runner can do before there is any job, to the next host again', async (t) => {
+    const rig = await startWarm(t, { section: { listen: `127.0.0.1:${await freePort()}` } });
     const { guest } = await warmMachine(rig);
-    void guest
-      .call('POST', 'jobs/request', {
-        json: { token: guest.token, info: { features: { proxy: true, session: true } } },
-      })
-      .catch(() => undefined);
-    const advertised = (): unknown => {
-      const ask = rig.gitlab.requests.findLast(({ route }) => route === 'jobs-request');
-      const { features } = JSON.parse(ask?.body.toString() ?? '{}').info;
-      return features.proxy === true && features.session === false && features.cache === false;
-    };
-    await eventually('the features to be advertised', advertised);
+    for (const run of ['first', 'next']) {
+      const before = rig.gitlab.requests.length;
+      void guest
+        .call('POST', 'jobs/request', {
+          json: { token: guest.token, info: { features: { proxy: true, session: true } } },
+        })
+        .catch(() => undefined);
+      await eventually(`the ${run} host to advertise the features`, () => {
+        const asks = rig.gitlab.requests.slice(before);
+        const ask = asks.findLast(({ route }) => route === 'jobs-request');
+        const { features = {} } = JSON.parse(ask?.body.toString() ?? '{"info":{}}').info;
+        return features.proxy === true && features.session === false && features.cache === false;
+      });
+      await rig.host.stop('leave');
+      await rig.start();
+    }
   });
 
   test('survives a restart of the host, and its token with it', async (t) => {
@@ -222,6 +228,50 @@ suite('one more or one less', { concurrency: 4 }, () => {
     await guest.powerOff();
     assert.equal((await rig.ended(job)).outcome, 'success');
     assert.equal(job.verdict().handedOut, 1);
+  });
+
+  /** Up to where the claim of a job is on disk, and its machine has not been told. */
+  const claimed = async (t: TestContext) => {
+    const reached = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    t.after(() => gate.resolve());
+    const checkpoint: NonNullable<Seams['checkpoint']> = async (name) => {
+      if (name !== 'lease-claimed') return;
+      reached.resolve();
+      await gate.promise;
+    };
+    const rig = await startWarm(t, { seams: { checkpoint }, timings: { warmRestMs: HOUR_MS } });
+    const machine = await readyMachine(rig);
+    const job = rig.queue();
+    await within('the claim', reached.promise);
+    return { rig, machine, job, goOn: () => gate.resolve() };
+  };
+
+  test('one that dies just when a job gets it: the job has a machine of its own', async (t) => {
+    const { rig, machine, job, goOn } = await claimed(t);
+    machine.guest.kill();
+    await isGone(rig, machine);
+    goOn();
+    await eventually('another machine', () => {
+      const row = rig.row(job);
+      return row !== undefined && row.machine !== machine.row.runnerName;
+    });
+    const guest = await rig.guest(job);
+    await guest.takeJob();
+    assert.equal((await guest.finish('success')).status, 200);
+    await guest.powerOff();
+    assert.equal((await rig.ended(job)).outcome, 'success');
+    assert.equal(job.verdict().handedOut, 1);
+  });
+
+  test('one that is to go just when a job gets it: the job has it', async (t) => {
+    const { rig, machine, job, goOn } = await claimed(t);
+    await changeConfig(rig, (text) => text.replace('"cpus": 1', '"cpus": 2'));
+    await order(rig, '/pause', { provider: 'gitlab', runner: 'build', paused: true });
+    await order(rig, '/pause', { paused: true });
+    goOn();
+    assert.equal((await within('the job', machine.asked)).status, 201);
+    await finish(rig, job, machine);
   });
 
   test('a pause ends it, and a drain; lifted, there is another one', async (t) => {

@@ -108,7 +108,10 @@ export interface Machine extends Room {
   report(event: 'online' | 'busy' | 'done'): void;
   /** Whether this run's disk may become the machine image; known only once a job is claimed. */
   allowPersist(allowed: boolean): Promise<void>;
-  /** Powers the machine down, then kills it. Idempotent; the first reason is the one recorded. */
+  /**
+   * Powers the machine down, then kills it; one that is not firm has had no job and may be killed at once.
+   * Idempotent; the first reason is the one recorded.
+   */
   stop(reason: string): void;
   /**
    * Settles exactly once, never rejects: from then on the machine can serve its job no more. Its memory

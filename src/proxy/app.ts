@@ -60,7 +60,7 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
     return answers.noJob();
   }
   if (warm !== undefined) {
-    if (!warm.isReady) learnFeatures(warm.facts.runner, json, services);
+    learnFeatures(warm.facts.runner, json, services);
     await warm.hold(goneOf(c));
   }
   // What is answered is the lease's to say, also to a request that has waited for it.
@@ -76,7 +76,7 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
   return new Response(new Uint8Array(payload), { status: 201, headers });
 }
 
-/** Only the first request is the runner's own word; a later one may be a job's doing. */
+/** Only what is asked before there is a job is the runner's own word; a later one may be a job's doing. */
 function learnFeatures(runner: string, json: unknown, services: Services): void {
   const features = services.knownFeatures(readKey(readKey(json, 'info'), 'features'));
   if (features !== undefined) services.leases.learnFeatures(runner, features);
