@@ -10,6 +10,7 @@ import {
   type GithubSimulator,
   startGithubSimulator,
 } from '../../../fixtures/github/index.ts';
+import { stateOf } from '../../../fixtures/host/src/operator/index.ts';
 import { eventually } from '../../support/deadline.ts';
 import { writePrivate } from '../../support/files.ts';
 import { type Rig, type RigOptions, startRig } from '../../support/rig.ts';
@@ -84,7 +85,7 @@ export async function startDashboardRig(
           const { providers, history } = rig.status();
           const rows = [...providers.flatMap(({ status }) => status.jobs), ...history];
           const row = rows.find(({ id }) => id === String(job.id));
-          return row !== undefined && (row.outcome ?? row.state) === state;
+          return row !== undefined && stateOf(row) === state;
         },
         30_000,
       ).then(() => undefined),
