@@ -1,7 +1,6 @@
 /** A real host with jobs of both forges and a dashboard, and simulators of both. */
 
 import { mkdtemp, rm } from 'node:fs/promises';
-import http from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
@@ -11,6 +10,7 @@ import {
   startGithubSimulator,
 } from '../../../fixtures/github/index.ts';
 import { stateOf } from '../../../fixtures/host/src/operator/index.ts';
+import { ask } from '../../../fixtures/testing/ask.ts';
 import { eventually } from '../../support/deadline.ts';
 import { writePrivate } from '../../support/files.ts';
 import { type Rig, type RigOptions, startRig } from '../../support/rig.ts';
@@ -92,17 +92,9 @@ export async function startDashboardRig(
   });
 }
 
-function post(socketPath: string, path: string, body: unknown): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const headers = { host: 'localhost' };
-    const request = http.request({ socketPath, path, method: 'POST', headers }, (response) => {
-      response.resume();
-      if ((response.statusCode ?? 500) < 300) resolve();
-      else reject(new Error(`${path} was answered ${response.statusCode}`));
-    });
-    request.on('error', reject);
-    request.end(JSON.stringify(body));
-  });
+async function post(socketPath: string, path: string, body: unknown): Promise<void> {
+  const { status } = await ask({ socketPath, path, method: 'POST' }, JSON.stringify(body));
+  if (status >= 300) throw new Error(`${path} was answered ${status}`);
 }
 
 function githubMachine(): object {
