@@ -19,10 +19,11 @@ import {
   staleRunDirs,
 } from './chaos/leaks.ts';
 import { checkLog, JOURNAL_DAMAGED, NOTE } from './chaos/log-check.ts';
-import { freePort, startRelay } from './chaos/relay.ts';
+import { startRelay } from './chaos/relay.ts';
 import { drawSchedule, FAULT_KINDS } from './chaos/schedule.ts';
 import { startWitness } from './chaos/witness.ts';
 import { eventually, within } from './support/deadline.ts';
+import { freePort } from './support/free-port.ts';
 
 const OUTPUT = outputOf(7, 20);
 const BEFORE = 'Running with gitlab-runner\nsection_start:1:step_script\r\u001b[0K$ bash work.sh\n';
