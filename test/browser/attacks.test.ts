@@ -1,11 +1,11 @@
 /** What nobody but a signed-in operator, on a page of ours, can do: from a browser, and by hand as a guest would. */
 
 import assert from 'node:assert/strict';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type http from 'node:http';
 import { after, suite, test } from 'node:test';
 import { type Answer, ask } from '../../fixtures/testing/ask.ts';
 import { eventually } from '../support/deadline.ts';
+import { startServer } from '../support/http-server.ts';
 import { closeBrowser, NO_BROWSER } from './support/browser.ts';
 import { type DashboardRig, startDashboardRig } from './support/dashboard-rig.ts';
 import { signIn, whenLive } from './support/signed-in.ts';
@@ -183,19 +183,14 @@ suite('in a browser', { skip: NO_BROWSER, concurrency: 2 }, () => {
 
   test('a page of another origin can neither read nor do anything', async (t) => {
     const rig = await startDashboardRig(t);
-    const evil = http.createServer((_request, response) => {
+    const evil = await startServer(t, (_request, response) => {
       response.setHeader('content-type', 'text/html');
       response.end(`<form method="post" action="${rig.origin}/act/pause-host"><input name="form_token" value="x"></form>
 <iframe src="${rig.origin}/"></iframe>`);
     });
-    await new Promise<void>((resolve) => evil.listen(0, '127.0.0.1', resolve));
-    t.after(() => {
-      evil.closeAllConnections();
-      evil.close();
-    });
     const page = await signIn(t, rig);
     // The same site, by the rules of cookies: they go along.
-    await page.goto(`http://127.0.0.1:${(evil.address() as AddressInfo).port}/`);
+    await page.goto(`${evil.url}/`);
     const read = await page.evaluate(
       (address) =>
         fetch(address, { credentials: 'include' }).then(

@@ -1,7 +1,5 @@
 /** A real host with jobs of both forges and a dashboard, and simulators of both. */
 
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
 import {
@@ -12,7 +10,7 @@ import {
 import { stateOf } from '../../../fixtures/host/src/operator/index.ts';
 import { ask } from '../../../fixtures/testing/ask.ts';
 import { eventually } from '../../support/deadline.ts';
-import { writePrivate } from '../../support/files.ts';
+import { temporaryDirectory, writePrivate } from '../../support/files.ts';
 import { type Rig, type RigOptions, startRig } from '../../support/rig.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
@@ -37,12 +35,9 @@ export async function startDashboardRig(
   t: TestContext,
   options: RigOptions = {},
 ): Promise<DashboardRig> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'forrest-dashboard-'));
+  const directory = await temporaryDirectory(t);
   const github = await startGithubSimulator();
-  t.after(async () => {
-    await github.close();
-    await rm(directory, { recursive: true, force: true });
-  });
+  t.after(() => github.close());
   github.createRepository('lab/firmware');
   const rig = await startRig(t, {
     ram: '6G',
