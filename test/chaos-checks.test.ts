@@ -3,9 +3,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { outputOf } from './chaos/jobs.ts';
@@ -19,10 +18,12 @@ import {
   staleRunDirs,
 } from './chaos/leaks.ts';
 import { checkLog, JOURNAL_DAMAGED, NOTE } from './chaos/log-check.ts';
-import { freePort, startRelay } from './chaos/relay.ts';
+import { startRelay } from './chaos/relay.ts';
 import { drawSchedule, FAULT_KINDS } from './chaos/schedule.ts';
 import { startWitness } from './chaos/witness.ts';
 import { eventually, within } from './support/deadline.ts';
+import { temporaryDirectory } from './support/files.ts';
+import { freePort } from './support/free-port.ts';
 
 const OUTPUT = outputOf(7, 20);
 const BEFORE = 'Running with gitlab-runner\nsection_start:1:step_script\r\u001b[0K$ bash work.sh\n';
@@ -245,11 +246,6 @@ describe('the schedule of a chaos run', () => {
 });
 
 describe('what a chaos run looks at', () => {
-  const directoryOf = async (t: TestContext): Promise<string> => {
-    const directory = await mkdtemp(path.join(tmpdir(), 'chaos-test-'));
-    t.after(() => rm(directory, { recursive: true, force: true }));
-    return directory;
-  };
   const touch = async (...parts: string[]): Promise<void> => {
     const file = path.join(...parts);
     await mkdir(path.dirname(file), { recursive: true });
@@ -257,7 +253,7 @@ describe('what a chaos run looks at', () => {
   };
 
   it('finds what is left on disk', async (t) => {
-    const base = await directoryOf(t);
+    const base = await temporaryDirectory(t);
     for (const find of [machineRecords, journalFiles, staleRunDirs, socketFiles]) {
       assert.deepEqual(find(base), []);
     }
@@ -280,7 +276,7 @@ describe('what a chaos run looks at', () => {
   });
 
   it('finds processes by where they work and what they were told', async (t) => {
-    const base = await directoryOf(t);
+    const base = await temporaryDirectory(t);
     assert.deepEqual(processesOf(base), []);
     const children = [
       spawn('sleep', ['600'], { cwd: base, detached: true }),
@@ -295,7 +291,7 @@ describe('what a chaos run looks at', () => {
   });
 
   it('sees journal entries come and go', async (t) => {
-    const base = await directoryOf(t);
+    const base = await temporaryDirectory(t);
     const watch = new JournalWatch(base);
     t.after(() => watch.close());
     const entry = { runnerName: 'forrest-a', vmToken: 'glrt-a', state: { name: 'booting' } };
@@ -401,8 +397,7 @@ describe('the network of a chaos run', () => {
 
 describe('a run that takes too long', () => {
   it('fails, says what it waits for, and leaves no process behind', async (t) => {
-    const directory = await mkdtemp(path.join(tmpdir(), 'limit-'));
-    t.after(() => rm(directory, { recursive: true, force: true }));
+    const directory = await temporaryDirectory(t);
     const cli = path.join(import.meta.dirname, 'chaos/cli.ts');
     const run = spawn(
       process.execPath,

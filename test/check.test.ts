@@ -9,6 +9,7 @@ import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { type GitlabSimulator, startGitlabSimulator } from '../fixtures/gitlab/index.ts';
 import { temporaryDirectory, writePrivate } from './support/files.ts';
+import { freePort } from './support/free-port.ts';
 
 const ROOT = path.join(import.meta.dirname, '..');
 const CLI = path.join(ROOT, 'fixtures/host/src/cli.ts');
@@ -215,12 +216,4 @@ async function startLate(gitlab: GitlabSimulator): Promise<{ url: string; close(
   await new Promise((resolve) => server.once('listening', resolve));
   const { port } = server.address() as AddressInfo;
   return { url: `http://127.0.0.1:${port}${pathname}`, close: () => server.close() };
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -6,6 +6,7 @@ import http from 'node:http';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { startHost } from '../fixtures/host/src/index.ts';
+import { type Answer, ask } from '../fixtures/testing/ask.ts';
 import { eventually } from './support/deadline.ts';
 import { writePrivate } from './support/files.ts';
 import { createRig, journalOf, type Rig, startRig } from './support/rig.ts';
@@ -178,9 +179,12 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
 
   test('a pause, until it is lifted, and over a restart', async (t) => {
     const rig = await startRig(t);
-    const control = (paused: boolean): Promise<number> =>
-      post(rig, '/pause', { provider: 'gitlab', runner: 'build', paused });
-    assert.ok((await control(true)) < 300);
+    const control = (paused: boolean): Promise<Answer> =>
+      ask(
+        { socketPath: rig.host.controlSocket, path: '/pause', method: 'POST' },
+        JSON.stringify({ provider: 'gitlab', runner: 'build', paused }),
+      );
+    assert.ok((await control(true)).status < 300);
     await eventually('the pause', () => runnerRow(rig).notClaiming === 'paused');
     const job = rig.queue();
     const before = asks(rig);
@@ -266,22 +270,3 @@ suite('starting', { concurrency: 4 }, () => {
     });
   });
 });
-
-function post(rig: Rig, target: string, body: unknown): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const request = http.request(
-      {
-        socketPath: rig.host.controlSocket,
-        method: 'POST',
-        path: target,
-        headers: { host: 'localhost' },
-      },
-      (response) => {
-        response.resume();
-        response.once('end', () => resolve(response.statusCode ?? 0));
-      },
-    );
-    request.once('error', reject);
-    request.end(JSON.stringify(body));
-  });
-}

@@ -2,10 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import http from 'node:http';
 import path from 'node:path';
 import { after, before, describe, it, type TestContext, test } from 'node:test';
 import { parse } from 'yaml';
+import { type Answer, ask } from '../fixtures/testing/ask.ts';
 import { eventually } from './support/deadline.ts';
 import { type Rig, startRig } from './support/rig.ts';
 
@@ -40,7 +40,7 @@ async function runJobs(t: Pick<TestContext, 'after'>): Promise<{ rig: Rig; metri
 }
 
 async function scrape(rig: Rig): Promise<Exposed> {
-  const text = (await get(rig, '/metrics')).body;
+  const text = (await get(rig, '/metrics')).text;
   const types = new Map(
     [...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name = '', type = '']) => [name, type]),
   );
@@ -72,20 +72,8 @@ async function scrape(rig: Rig): Promise<Exposed> {
   };
 }
 
-function get(rig: Rig, target: string): Promise<{ status: number; body: string }> {
-  return new Promise((resolve, reject) => {
-    http
-      .get({ socketPath: rig.host.controlSocket, path: target }, (response) => {
-        let body = '';
-        response.setEncoding('utf8');
-        response.on('data', (chunk: string) => {
-          body += chunk;
-        });
-        response.on('end', () => resolve({ status: response.statusCode ?? 0, body }));
-      })
-      .once('error', reject);
-  });
-}
+const get = (rig: Rig, path: string): Promise<Answer> =>
+  ask({ socketPath: rig.host.controlSocket, path });
 
 describe('metrics', () => {
   let metrics: Exposed;

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import http from 'node:http';
 import path from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
+import { ask } from '../fixtures/testing/ask.ts';
 import { eventually, within } from './support/deadline.ts';
 import { writePrivate } from './support/files.ts';
 import { createRig, type Rig, type RigOptions } from './support/rig.ts';
@@ -45,9 +46,9 @@ interface Sent {
   readonly headers?: Record<string, string>;
 }
 
-function send(rig: Rig, body: string, sent: Sent = {}, agent?: http.Agent): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const request = http.request({
+async function send(rig: Rig, body: string, sent: Sent = {}, agent?: http.Agent): Promise<number> {
+  const { status } = await ask(
+    {
       socketPath: rig.host.apiSocket,
       path: sent.path ?? '/gitlab/webhook',
       method: sent.method ?? 'POST',
@@ -56,15 +57,11 @@ function send(rig: Rig, body: string, sent: Sent = {}, agent?: http.Agent): Prom
         'content-length': Buffer.byteLength(body),
         ...(sent.headers ?? { 'x-gitlab-token': SECRET }),
       },
-      ...(agent === undefined ? {} : { agent }),
-    });
-    request.once('error', reject);
-    request.once('response', (response) => {
-      response.resume();
-      response.once('end', () => resolve(response.statusCode ?? 0));
-    });
-    request.end(body);
-  });
+      ...(agent && { agent }),
+    },
+    body,
+  );
+  return status;
 }
 
 const hookOf = (rig: Rig) => ({

@@ -135,7 +135,7 @@ export type LeaseEvent =
     };
 
 /** How many machines a job may cost: one, and one more where nothing has run. */
-export const MAX_BOOTS = 2;
+const MAX_BOOTS = 2;
 
 /** The state after an event, or null where the event changes nothing in this state. */
 export function transition(state: LeaseState, event: LeaseEvent): LeaseState | null {

@@ -239,10 +239,8 @@ async function bootOurs(configFile: string, calls: Calls): Promise<Sample> {
     powerDownMs: 1,
   });
   try {
-    const room = await fake.host().pool.reserve({
+    const room = await fake.reserve({
       machineType: 'guest',
-      firm: true,
-      purpose: 'a benchmark',
       signal: AbortSignal.timeout(CALL_LIMIT_MS),
     });
     const runnerName = `bench-${++count}`;

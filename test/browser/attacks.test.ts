@@ -1,10 +1,11 @@
 /** What nobody but a signed-in operator, on a page of ours, can do: from a browser, and by hand as a guest would. */
 
 import assert from 'node:assert/strict';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type http from 'node:http';
 import { after, suite, test } from 'node:test';
+import { type Answer, ask } from '../../fixtures/testing/ask.ts';
 import { eventually } from '../support/deadline.ts';
+import { startServer } from '../support/http-server.ts';
 import { closeBrowser, NO_BROWSER } from './support/browser.ts';
 import { type DashboardRig, startDashboardRig } from './support/dashboard-rig.ts';
 import { signIn, whenLive } from './support/signed-in.ts';
@@ -15,29 +16,13 @@ after(closeBrowser);
 const SCRIPT =
   '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">';
 
-interface Call {
-  readonly method?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: string;
-}
-
 /** With whatever `Host` is given, as no browser would. */
-function call(rig: DashboardRig, target: string, options: Call = {}) {
-  const { hostname, port } = new URL(rig.origin);
-  return new Promise<{ status: number; headers: http.IncomingHttpHeaders; body: string }>(
-    (resolve, reject) => {
-      const { method = 'GET', headers = {}, body } = options;
-      const request = http.request(
-        { hostname, port, path: target, method, headers },
-        async (response) => {
-          const text = Buffer.concat(await response.toArray()).toString();
-          resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text });
-        },
-      );
-      request.on('error', reject);
-      request.end(body);
-    },
-  );
+function call(
+  rig: DashboardRig,
+  path: string,
+  { body, ...options }: Pick<http.RequestOptions, 'method' | 'headers'> & { body?: string } = {},
+): Promise<Answer> {
+  return ask({ port: new URL(rig.origin).port, path, ...options }, body);
 }
 
 /** A session's cookie and the token that its forms carry. */
@@ -45,8 +30,8 @@ async function session(rig: DashboardRig) {
   const link = new URL(rig.host.signInLink() ?? '');
   const { headers } = await call(rig, link.pathname + link.search);
   const cookie = headers['set-cookie']?.[0]?.split(';')[0] ?? '';
-  const { body } = await call(rig, '/act/pause-host', { headers: { cookie } });
-  const token = /name="form_token" value="([^"]+)"/.exec(body)?.[1] ?? '';
+  const { text } = await call(rig, '/act/pause-host', { headers: { cookie } });
+  const token = /name="form_token" value="([^"]+)"/.exec(text)?.[1] ?? '';
   return { cookie, body: `form_token=${token}` };
 }
 
@@ -66,9 +51,9 @@ suite('nobody without a session', { concurrency: 2 }, () => {
       `${machine}/console`,
       machine,
     ]) {
-      const { status, body } = await call(rig, target);
+      const { status, text } = await call(rig, target);
       assert.equal(status, 401, target);
-      assert.doesNotMatch(body, /a-secret-name|forrest-build/);
+      assert.doesNotMatch(text, /a-secret-name|forrest-build/);
     }
     const origin = rig.origin;
     for (const target of ['/act/pause-host', '/pause', '/drain', '/login', `${machine}/stop`]) {
@@ -85,9 +70,9 @@ suite('nobody without a session', { concurrency: 2 }, () => {
     // As a guest behind QEMU's network sees it; as a name that was made to lead here.
     for (const host of [`10.0.2.2:${port}`, 'evil.example', `127.0.0.1.evil.example:${port}`]) {
       for (const target of ['/', '/sign-in?token=x', '/assets/dashboard.js', '/status']) {
-        const { status, body } = await call(rig, target, { headers: { host, cookie } });
+        const { status, text } = await call(rig, target, { headers: { host, cookie } });
         assert.equal(status, 403, `${host} ${target}`);
-        assert.match(body, /^refused: /);
+        assert.match(text, /^refused: /);
       }
     }
     const own = await call(rig, '/', { headers: { host: 'localhost:9000', cookie: cookie } });
@@ -164,7 +149,7 @@ suite('who has a session', { concurrency: 2 }, () => {
       assert.equal(headers['x-content-type-options'], 'nosniff', target);
       assert.equal(headers['referrer-policy'], 'same-origin', target);
     }
-    assert.doesNotMatch((await call(rig, '/', { headers: { cookie } })).body, / style=| on\w+=/);
+    assert.doesNotMatch((await call(rig, '/', { headers: { cookie } })).text, / style=| on\w+=/);
   });
 });
 
@@ -198,19 +183,14 @@ suite('in a browser', { skip: NO_BROWSER, concurrency: 2 }, () => {
 
   test('a page of another origin can neither read nor do anything', async (t) => {
     const rig = await startDashboardRig(t);
-    const evil = http.createServer((_request, response) => {
+    const evil = await startServer(t, (_request, response) => {
       response.setHeader('content-type', 'text/html');
       response.end(`<form method="post" action="${rig.origin}/act/pause-host"><input name="form_token" value="x"></form>
 <iframe src="${rig.origin}/"></iframe>`);
     });
-    await new Promise<void>((resolve) => evil.listen(0, '127.0.0.1', resolve));
-    t.after(() => {
-      evil.closeAllConnections();
-      evil.close();
-    });
     const page = await signIn(t, rig);
     // The same site, by the rules of cookies: they go along.
-    await page.goto(`http://127.0.0.1:${(evil.address() as AddressInfo).port}/`);
+    await page.goto(`${evil.url}/`);
     const read = await page.evaluate(
       (address) =>
         fetch(address, { credentials: 'include' }).then(

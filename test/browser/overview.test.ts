@@ -1,9 +1,9 @@
 /** The first page, with jobs of both forges: what it shows, and that it stays true by itself. */
 
 import assert from 'node:assert/strict';
-import net, { type AddressInfo } from 'node:net';
 import { after, suite, test } from 'node:test';
 import { eventually } from '../support/deadline.ts';
+import { freePort } from '../support/free-port.ts';
 import { closeBrowser, NO_BROWSER } from './support/browser.ts';
 import { startDashboardRig } from './support/dashboard-rig.ts';
 import { signIn, whenLive } from './support/signed-in.ts';
@@ -138,11 +138,3 @@ suite('the first page', { skip: NO_BROWSER, concurrency: 2 }, () => {
     assert.equal(await button.evaluate((one) => one.matches(':focus')), true);
   });
 });
-
-async function freePort(): Promise<number> {
-  const server = net.createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
-}

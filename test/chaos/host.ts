@@ -12,11 +12,12 @@ import {
 import type { HostStatus } from '../../fixtures/host/src/index.ts';
 import { type HostProcess, startHostProcess } from '../../fixtures/main-job/host-process.ts';
 import { eventually, within } from '../support/deadline.ts';
+import { freePort } from '../support/free-port.ts';
 import { post } from './control-socket.ts';
 import { type Guests, hostConfig } from './host-config.ts';
 import { JournalWatch } from './journal-watch.ts';
 import { machineRecords } from './leaks.ts';
-import { freePort, type Relay, startRelay } from './relay.ts';
+import { type Relay, startRelay } from './relay.ts';
 
 export interface HostOptions {
   readonly directory: string;

@@ -27,7 +27,7 @@ export const STATES = ['claimed', 'booting', 'offered', 'running', 'finishing'] 
 
 export type State = (typeof STATES)[number];
 
-export const JOB_KINDS = ['short', 'long', 'noisy', 'fails', 'pipeline'] as const;
+const JOB_KINDS = ['short', 'long', 'noisy', 'fails', 'pipeline'] as const;
 
 export type JobKind = (typeof JOB_KINDS)[number];
 

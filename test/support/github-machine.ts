@@ -2,7 +2,6 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
-import http from 'node:http';
 import path from 'node:path';
 import type {
   BootSpec,
@@ -12,6 +11,7 @@ import type {
   MachineType,
   Room,
 } from 'forrest-gitlab/contract';
+import { ask } from '../../fixtures/testing/ask.ts';
 import { writePrivate } from './files.ts';
 
 const STAND_IN = path.join(import.meta.dirname, '../../fixtures/guest/github-runner/run.sh');
@@ -132,15 +132,6 @@ async function runStandIn(
   });
 }
 
-/** On a connection of its own: a kept one may be closed just when it is used again. */
-async function post(url: URL, body: string): Promise<string> {
-  const request = http.request(url, { method: 'POST', agent: false });
-  const response = await new Promise<http.IncomingMessage>((resolve, reject) => {
-    request.once('response', resolve);
-    request.once('error', reject);
-    request.end(body);
-  });
-  const chunks: Buffer[] = [];
-  for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString().trim();
+async function post({ port, pathname }: URL, body: string): Promise<string> {
+  return (await ask({ port, path: pathname, method: 'POST' }, body)).text.trim();
 }

@@ -1,11 +1,11 @@
 /** Jobs in virtual machines: the micro guest in QEMU, and the ways in which such a machine fails. */
 
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { eventually } from '../support/deadline.ts';
+import { temporaryDirectory } from '../support/files.ts';
 import { createRig } from '../support/rig.ts';
 import {
   BOOT_MS,
@@ -87,8 +87,7 @@ suite('a virtual machine', { skip }, () => {
     ],
   ] as const) {
     test(`${what}: the job fails with the reason, and the console’s end in its log`, async (t) => {
-      const directory = await mkdtemp(path.join(tmpdir(), 'forrest-vm-'));
-      t.after(() => rm(directory, { recursive: true, force: true }));
+      const directory = await temporaryDirectory(t);
       const script = await readFile(path.join(SHELL_TEMPLATE, 'job-config/job.sh'), 'utf8');
       const template = await templateWith(directory, {
         'job-config/job.sh': `set -e\n${start}${script.replace('<GITLAB_WAIT_TIMEOUT>', '5')}`,

@@ -40,7 +40,7 @@ export async function newPage(
   return watch(await context.newPage());
 }
 
-export async function newContext(
+async function newContext(
   t: Pick<TestContext, 'after'>,
   options: BrowserContextOptions = {},
 ): Promise<BrowserContext> {

@@ -1,8 +1,5 @@
 /** A real host with jobs of both forges and a dashboard, and simulators of both. */
 
-import { mkdtemp, rm } from 'node:fs/promises';
-import http from 'node:http';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
 import {
@@ -10,8 +7,10 @@ import {
   type GithubSimulator,
   startGithubSimulator,
 } from '../../../fixtures/github/index.ts';
+import { stateOf } from '../../../fixtures/host/src/operator/index.ts';
+import { ask } from '../../../fixtures/testing/ask.ts';
 import { eventually } from '../../support/deadline.ts';
-import { writePrivate } from '../../support/files.ts';
+import { temporaryDirectory, writePrivate } from '../../support/files.ts';
 import { type Rig, type RigOptions, startRig } from '../../support/rig.ts';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
@@ -36,12 +35,9 @@ export async function startDashboardRig(
   t: TestContext,
   options: RigOptions = {},
 ): Promise<DashboardRig> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'forrest-dashboard-'));
+  const directory = await temporaryDirectory(t);
   const github = await startGithubSimulator();
-  t.after(async () => {
-    await github.close();
-    await rm(directory, { recursive: true, force: true });
-  });
+  t.after(() => github.close());
   github.createRepository('lab/firmware');
   const rig = await startRig(t, {
     ram: '6G',
@@ -84,24 +80,16 @@ export async function startDashboardRig(
           const { providers, history } = rig.status();
           const rows = [...providers.flatMap(({ status }) => status.jobs), ...history];
           const row = rows.find(({ id }) => id === String(job.id));
-          return row !== undefined && (row.outcome ?? row.state) === state;
+          return row !== undefined && stateOf(row) === state;
         },
         30_000,
       ).then(() => undefined),
   });
 }
 
-function post(socketPath: string, path: string, body: unknown): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const headers = { host: 'localhost' };
-    const request = http.request({ socketPath, path, method: 'POST', headers }, (response) => {
-      response.resume();
-      if ((response.statusCode ?? 500) < 300) resolve();
-      else reject(new Error(`${path} was answered ${response.statusCode}`));
-    });
-    request.on('error', reject);
-    request.end(JSON.stringify(body));
-  });
+async function post(socketPath: string, path: string, body: unknown): Promise<void> {
+  const { status } = await ask({ socketPath, path, method: 'POST' }, JSON.stringify(body));
+  if (status >= 300) throw new Error(`${path} was answered ${status}`);
 }
 
 function githubMachine(): object {
