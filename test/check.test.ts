@@ -24,6 +24,10 @@ interface Finding {
 
 /** Of each file in `broken`: where the error is, and what its message must name. */
 const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp]>> = {
+  'address-elsewhere': [
+    /^gitlab\.listen 192\.0\.2\.1/,
+    /no interface of this machine has that address/,
+  ],
   'address-in-use': [/^gitlab\.listen/, /in use by another process/],
   'base-dir-is-file': [/^host\.base_dir/, /no directory/],
   'clock-wrong': [/^clock$/, /36\d\d s ahead of GitLab's/],
@@ -31,6 +35,7 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'gitlab-elsewhere': [/^gitlab\.url/, /no GitLab answers there: 404/],
   'image-missing': [/^machines\.small\.base_image$/, /debian\.img is no file/],
   'not-yaml': [/^line \d+$/, /not valid YAML/],
+  'plugin-not-listed': [/^gitlab$/, /packages under plugins, such as forrest-gitlab$/],
   'qemu-missing': [/^driver qemu$/, /qemu-system-\w+ is not installed/],
   'runner-missing': [/^machine type small$/, /starts \/opt\/nowhere\/gitlab-runner, which is not/],
   'template-missing': [/^machines\.small\.setup_template\.path$/, /is no template/],
@@ -151,6 +156,58 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       for (const token of tokens) assert.ok(!text.includes(token), 'shows no token');
     });
   }
+
+  it('says of an address that another machine has, to choose another one', async () => {
+    const { findings } = await check(directory, 'address-elsewhere');
+    assert.match(findings.find(isError)?.remedy ?? '', /^choose another address:port/);
+  });
+
+  it('names a file that is not there', async () => {
+    const { code, findings } = await check(directory, 'nowhere');
+    assert.equal(code, 2);
+    assert.deepEqual(findings, [
+      {
+        severity: 'error',
+        subject: path.join(directory, 'nowhere.yaml'),
+        message: 'does not exist',
+        remedy: 'name a configuration that this user may read: --config FILE',
+      },
+    ]);
+  });
+
+  it('warns of a weight that no forge has', async () => {
+    const text = await readFile(path.join(directory, 'good.yaml'), 'utf8');
+    const weighed = text.replace('ram: 2G,', 'ram: 2G, weights: { gitlab: 2, gitlub: 3 },');
+    assert.notEqual(weighed, text);
+    await writeFile(path.join(directory, 'weighed.yaml'), weighed);
+    const { code, findings } = await check(directory, 'weighed');
+    assert.equal(code, 0);
+    const found = findings.filter(({ subject }) => subject.startsWith('host.weights'));
+    assert.deepEqual(
+      found.map(({ severity, subject }) => [severity, subject]),
+      [['warning', 'host.weights.gitlub']],
+    );
+  });
+
+  it('does not take a warning of QEMU for the reason why KVM is missing', async (t) => {
+    const bin = await temporaryDirectory(t);
+    const qemu = path.join(bin, 'qemu-system-x86_64');
+    const said = ['warning: host lacks a feature', 'Could not access KVM kernel module'];
+    const lines = said.map((line) => `echo 'qemu-system-x86_64: ${line}' >&2`);
+    await writeFile(qemu, `#!/bin/sh\n${lines.join('\n')}\nexit 1\n`, { mode: 0o755 });
+    for (const tool of ['mformat', 'mcopy', 'mmd', 'qemu-img']) {
+      await writeFile(path.join(bin, tool), '#!/bin/sh\n', { mode: 0o755 });
+    }
+    await chmod(bin, 0o755);
+    const { findings, text } = await check(directory, 'qemu-missing', {
+      PATH: `${bin}:${process.env['PATH']}`,
+    });
+    const kvm = findings.find(({ subject }) => subject === 'KVM');
+    assert.match(
+      kvm?.message ?? text,
+      /\(qemu-system-x86_64: Could not access KVM kernel module\)/,
+    );
+  });
 
   it('says the same to people, with the remedy, and without colours where nobody looks', async () => {
     const { code, text } = await run([

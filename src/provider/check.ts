@@ -59,7 +59,7 @@ async function checkListen(config: GitlabConfig, context: CheckContext): Promise
         severity: 'error',
         subject,
         message: obstacle,
-        remedy: 'stop that program, or choose another address:port',
+        remedy: 'choose another address:port, or stop the program that has it',
       };
 }
 
