@@ -33,6 +33,7 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'clock-wrong': [/^clock$/, /36\d\d s ahead of GitLab's/],
   'gitlab-down': [/^gitlab\.url/, /cannot be reached: nothing listens there/],
   'gitlab-elsewhere': [/^gitlab\.url/, /no GitLab answers there: 404/],
+  'gitlab-page': [/^gitlab\.url/, /no GitLab answers there: 200 with text\/html/],
   'image-missing': [/^machines\.small\.base_image$/, /debian\.img is no file/],
   'not-yaml': [/^line \d+$/, /not valid YAML/],
   'plugin-not-listed': [/^gitlab$/, /packages under plugins, such as forrest-gitlab$/],
@@ -76,12 +77,14 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       },
     });
     const late = await startLate(gitlab);
+    const page = await startPage();
     const taken = net.createServer().listen(0, '127.0.0.1');
     closers.push(
       () => gitlab.close(),
       () => secure.close(),
       () => late.close(),
       () => taken.close(),
+      () => page.close(),
     );
     const revoked = gitlab.createRunner();
     gitlab.revokeRunner(revoked.token);
@@ -96,6 +99,7 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       GITLAB_ORIGIN: new URL(gitlab.url).origin,
       GITLAB_TLS: secure.url,
       GITLAB_LATE: late.url,
+      PAGE: page.url,
       NOTHING: `http://127.0.0.1:${await freePort()}`,
       IN_USE: `127.0.0.1:${(taken.address() as AddressInfo).port}`,
     };
@@ -272,6 +276,17 @@ async function startLate(gitlab: GitlabSimulator): Promise<{ url: string; close(
   await new Promise((resolve) => server.once('listening', resolve));
   const { port } = server.address() as AddressInfo;
   return { url: `http://127.0.0.1:${port}${pathname}`, close: () => server.close() };
+}
+
+/** Something else, which has a page for every request. */
+async function startPage(): Promise<{ url: string; close(): void }> {
+  const server = http.createServer((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Sign in</html>');
+  });
+  server.listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, close: () => server.close() };
 }
 
 async function freePort(): Promise<number> {
