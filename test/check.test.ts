@@ -25,13 +25,19 @@ interface Finding {
 
 /** Of each file in `broken`: where the error is, and what its message must name. */
 const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp]>> = {
+  'address-elsewhere': [
+    /^gitlab\.listen 192\.0\.2\.1/,
+    /no interface of this machine has that address/,
+  ],
   'address-in-use': [/^gitlab\.listen/, /in use by another process/],
   'base-dir-is-file': [/^host\.base_dir/, /no directory/],
   'clock-wrong': [/^clock$/, /36\d\d s ahead of GitLab's/],
   'gitlab-down': [/^gitlab\.url/, /cannot be reached: nothing listens there/],
   'gitlab-elsewhere': [/^gitlab\.url/, /no GitLab answers there: 404/],
+  'gitlab-page': [/^gitlab\.url/, /no GitLab answers there: 200 with text\/html/],
   'image-missing': [/^machines\.small\.base_image$/, /debian\.img is no file/],
   'not-yaml': [/^line \d+$/, /not valid YAML/],
+  'plugin-not-listed': [/^gitlab$/, /packages under plugins, such as forrest-gitlab$/],
   'qemu-missing': [/^driver qemu$/, /qemu-system-\w+ is not installed/],
   'runner-missing': [/^machine type small$/, /starts \/opt\/nowhere\/gitlab-runner, which is not/],
   'template-missing': [/^machines\.small\.setup_template\.path$/, /is no template/],
@@ -72,12 +78,14 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       },
     });
     const late = await startLate(gitlab);
+    const page = await startPage();
     const taken = net.createServer().listen(0, '127.0.0.1');
     closers.push(
       () => gitlab.close(),
       () => secure.close(),
       () => late.close(),
       () => taken.close(),
+      () => page.close(),
     );
     const revoked = gitlab.createRunner();
     gitlab.revokeRunner(revoked.token);
@@ -92,6 +100,7 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       GITLAB_ORIGIN: new URL(gitlab.url).origin,
       GITLAB_TLS: secure.url,
       GITLAB_LATE: late.url,
+      PAGE: page.url,
       NOTHING: `http://127.0.0.1:${await freePort()}`,
       IN_USE: `127.0.0.1:${(taken.address() as AddressInfo).port}`,
     };
@@ -152,6 +161,58 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       for (const token of tokens) assert.ok(!text.includes(token), 'shows no token');
     });
   }
+
+  it('says of an address that another machine has, to choose another one', async () => {
+    const { findings } = await check(directory, 'address-elsewhere');
+    assert.match(findings.find(isError)?.remedy ?? '', /^choose another address:port/);
+  });
+
+  it('names a file that is not there', async () => {
+    const { code, findings } = await check(directory, 'nowhere');
+    assert.equal(code, 2);
+    assert.deepEqual(findings, [
+      {
+        severity: 'error',
+        subject: path.join(directory, 'nowhere.yaml'),
+        message: 'does not exist',
+        remedy: 'name a configuration that this user may read: --config FILE',
+      },
+    ]);
+  });
+
+  it('warns of a weight that no forge has', async () => {
+    const text = await readFile(path.join(directory, 'good.yaml'), 'utf8');
+    const weighed = text.replace('ram: 2G,', 'ram: 2G, weights: { gitlab: 2, gitlub: 3 },');
+    assert.notEqual(weighed, text);
+    await writeFile(path.join(directory, 'weighed.yaml'), weighed);
+    const { code, findings } = await check(directory, 'weighed');
+    assert.equal(code, 0);
+    const found = findings.filter(({ subject }) => subject.startsWith('host.weights'));
+    assert.deepEqual(
+      found.map(({ severity, subject }) => [severity, subject]),
+      [['warning', 'host.weights.gitlub']],
+    );
+  });
+
+  it('does not take a warning of QEMU for the reason why KVM is missing', async (t) => {
+    const bin = await temporaryDirectory(t);
+    const qemu = path.join(bin, 'qemu-system-x86_64');
+    const said = ['warning: host lacks a feature', 'Could not access KVM kernel module'];
+    const lines = said.map((line) => `echo 'qemu-system-x86_64: ${line}' >&2`);
+    await writeFile(qemu, `#!/bin/sh\n${lines.join('\n')}\nexit 1\n`, { mode: 0o755 });
+    for (const tool of ['mformat', 'mcopy', 'mmd', 'qemu-img']) {
+      await writeFile(path.join(bin, tool), '#!/bin/sh\n', { mode: 0o755 });
+    }
+    await chmod(bin, 0o755);
+    const { findings, text } = await check(directory, 'qemu-missing', {
+      PATH: `${bin}:${process.env['PATH']}`,
+    });
+    const kvm = findings.find(({ subject }) => subject === 'KVM');
+    assert.match(
+      kvm?.message ?? text,
+      /\(qemu-system-x86_64: Could not access KVM kernel module\)/,
+    );
+  });
 
   it('says the same to people, with the remedy, and without colours where nobody looks', async () => {
     const { code, text } = await run([
@@ -216,4 +277,15 @@ async function startLate(gitlab: GitlabSimulator): Promise<{ url: string; close(
   await new Promise((resolve) => server.once('listening', resolve));
   const { port } = server.address() as AddressInfo;
   return { url: `http://127.0.0.1:${port}${pathname}`, close: () => server.close() };
+}
+
+/** Something else, which has a page for every request. */
+async function startPage(): Promise<{ url: string; close(): void }> {
+  const server = http.createServer((_, response) => {
+    response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Sign in</html>');
+  });
+  server.listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, close: () => server.close() };
 }

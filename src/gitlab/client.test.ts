@@ -311,6 +311,15 @@ describe('runners/verify', () => {
     });
   });
 
+  it('does not take a page for a good token', async (t) => {
+    const page = answer(200, { 'content-type': 'text/html' }, '<html>Sign in</html>');
+    const { client } = await clientFor(t, page);
+    assert.partialDeepStrictEqual(await client.verifyRunner(TOKEN, 'r_1', info), {
+      kind: 'retry',
+      reason: "200 with text/html instead of GitLab's JSON: is gitlab.url right?",
+    });
+  });
+
   it('accepts the bare 200 of old servers, and null', async (t) => {
     for (const body of ['200', '{"token_expires_at":null}']) {
       const { client } = await clientFor(t, answer(200, {}, body));

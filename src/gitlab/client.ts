@@ -270,7 +270,10 @@ function overOrRetry(
 }
 
 function toVerifyOutcome(answer: Answer): VerifyOutcome {
-  if (answer.status === 200) return { kind: 'valid', tokenExpiresAt: readExpiry(answer) };
+  // A page of a proxy's, or of another server, is 200 as well, and says nothing of the token.
+  if (answer.status === 200 && readJson(answer) !== undefined) {
+    return { kind: 'valid', tokenExpiresAt: readExpiry(answer) };
+  }
   if (answer.status === 401 || answer.status === 403) {
     return { kind: 'forbidden', reason: describeAnswer(answer) };
   }

@@ -59,7 +59,7 @@ async function checkListen(config: GitlabConfig, context: CheckContext): Promise
         severity: 'error',
         subject,
         message: obstacle,
-        remedy: 'stop that program, or choose another address:port',
+        remedy: 'choose another address:port, or stop the program that has it',
       };
 }
 
@@ -197,9 +197,11 @@ function strange(config: GitlabConfig, reason: string, headers: Headers): Findin
     subject: `gitlab.url ${config.url}`,
     message: `no GitLab answers there: ${reason}`,
     remedy:
-      location === null || !URL.canParse(location)
-        ? 'the address of GitLab is the one of its start page, a path such as /gitlab included'
-        : `it points to ${new URL(location).origin}: use that address`,
+      location !== null && URL.canParse(location)
+        ? `it points to ${new URL(location).origin}: use that address`
+        : /^50[234]\b/.test(reason)
+          ? 'is GitLab up? What answers may be a proxy before it'
+          : 'the address of GitLab is the one of its start page, a path such as /gitlab included',
   };
 }
 

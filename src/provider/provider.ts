@@ -266,9 +266,12 @@ export function createProvider(
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
       warm.begin();
-      log.info(`serving GitLab ${config.url} with ${claimers.length} runners`, {
-        guests: listening.address,
-      });
+      log.info(
+        `serving GitLab ${config.url} with ${claimers.length} ${claimers.length === 1 ? 'runner' : 'runners'}`,
+        {
+          guests: listening.address,
+        },
+      );
     },
 
     reconfigure(next) {

@@ -104,7 +104,7 @@ suite('the first page', { skip: NO_BROWSER, concurrency: 2 }, () => {
     const page = await signIn(t, rig);
     await whenLive(page);
     rig.gitlab.inject({ match: { route: 'jobs-request' }, do: { status: 403 } });
-    const concern = page.locator('#attention li.bad', { hasText: 'gitlab is down' });
+    const concern = page.locator('#attention li.bad', { hasText: 'gitlab takes no jobs' });
     await concern.waitFor();
     const runner = page.locator('[id="runner-gitlab-build"]');
     await runner.getByText('unhealthy').waitFor();
