@@ -184,6 +184,8 @@ function describeFailure(thrown: unknown): { text: string; code: string | null }
   if (error.name === 'TimeoutError' || code === 'upstream_timeout') {
     return { text: 'no answer in time', code: 'ETIMEDOUT' };
   }
+  // Of ours, the message says more than the code.
+  if (code === 'upstream_unreachable') return { text: describeError(error), code };
   return code === undefined
     ? { text: describeError(error.cause ?? error), code: null }
     : { text: `connection failed: ${code}`, code };
