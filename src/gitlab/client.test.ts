@@ -34,10 +34,15 @@ async function clientFor(
   return { client: createClient(t, url, timeoutMs), calls: () => calls };
 }
 
-function createClient(t: TestContext, url: string, timeoutMs: number): GitlabClient {
+function createClient(
+  t: TestContext,
+  url: string,
+  timeoutMs: number,
+  proxyEnv: Record<string, string> = {},
+): GitlabClient {
   const upstream = createUpstream({
     url,
-    proxyEnv: {},
+    proxyEnv,
     connectTimeoutMs: 5000,
     clock: systemClock,
   });
@@ -46,7 +51,6 @@ function createClient(t: TestContext, url: string, timeoutMs: number): GitlabCli
     url: upstream.url,
     fetch: createFetch(upstream, timeoutMs),
     userAgent: 'forrest-gitlab 1.0.0',
-    claimTimeoutMs: timeoutMs,
     callTimeoutMs: timeoutMs,
     clock: systemClock,
   });
@@ -163,21 +167,45 @@ describe('jobs/request', () => {
     assert.equal(calls(), 1);
   });
 
-  it('takes an answer that came while this process was stopped for longer than its time', async (t) => {
-    // [0]: the request is there, [1]: the answer is sent. Another thread goes on while this one stands still.
-    const flags = new Int32Array(new SharedArrayBuffer(8));
-    const gitlab = new Worker(SERVER_OF_ONE_JOB, { eval: true, workerData: flags });
-    t.after(() => gitlab.terminate());
-    const [port] = (await once(gitlab, 'message')) as [number];
-    const timeoutMs = 3000;
-    const client = createClient(t, `http://127.0.0.1:${port}`, timeoutMs);
-    const asked = client.requestJob(TOKEN, 'r_1', info);
-    await eventually('the request to arrive', () => Atomics.load(flags, 0) === 1);
-    // From here, what is due comes before what has arrived, as after a SIGSTOP.
-    await setImmediate();
-    Atomics.wait(flags, 1, 0, 20_000);
-    Atomics.wait(flags, 1, 1, timeoutMs);
-    assert.equal((await asked).kind, 'job');
+  for (const way of ['directly', 'through an HTTP proxy'])
+    it(`takes an answer that came ${way} while this process was stopped for longer than its time`, async (t) => {
+      // [0]: the request is there, [1]: the answer is sent. Another thread goes on while this one stands still.
+      const flags = new Int32Array(new SharedArrayBuffer(8));
+      const gitlab = new Worker(SERVER_OF_ONE_JOB, { eval: true, workerData: flags });
+      t.after(() => gitlab.terminate());
+      const [port] = (await once(gitlab, 'message')) as [number];
+      const timeoutMs = 3000;
+      const address = `http://127.0.0.1:${port}`;
+      const client =
+        way === 'directly'
+          ? createClient(t, address, timeoutMs)
+          : createClient(t, 'http://gitlab.example', timeoutMs, { http_proxy: address });
+      const asked = client.requestJob(TOKEN, 'r_1', info);
+      await eventually('the request to arrive', () => Atomics.load(flags, 0) === 1);
+      // From here, what is due comes before what has arrived, as after a SIGSTOP.
+      await setImmediate();
+      Atomics.wait(flags, 1, 0, 20_000);
+      Atomics.wait(flags, 1, 1, timeoutMs);
+      assert.equal((await asked).kind, 'job');
+    });
+
+  it('takes all of a job whose payload comes slowly: its time is for the begin of the answer', async (t) => {
+    const timeoutMs = 1000;
+    const { client } = await clientFor(
+      t,
+      async (request, response) => {
+        request.resume();
+        response.writeHead(201, json);
+        const steps = 15;
+        for (let step = 0; step < steps; step += 1) {
+          response.write(' ');
+          await new Promise((resolve) => setTimeout(resolve, timeoutMs / 10));
+        }
+        response.end('{"id":7,"token":"glcbt-x"}');
+      },
+      timeoutMs,
+    );
+    assert.equal((await client.requestJob(TOKEN, 'r_1', info)).kind, 'job');
   });
 
   it('says that there was no answer in time', async (t) => {

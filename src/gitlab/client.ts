@@ -18,14 +18,13 @@ import { readPayload } from './payload.ts';
 export interface GitlabClientOptions {
   /** GitLab's address without a trailing slash. */
   readonly url: string;
-  readonly fetch: Fetch;
-  readonly userAgent: string;
   /**
-   * For `jobs/request`, in ms. Long: the answer may hold a job, and one that we do not wait for is
+   * Its time-out is that of `jobs/request`. Long: the answer may hold a job, and one that we do not wait for is
    * lost. GitLab itself gives up a request after 60 s, its front queue after 30 s more.
    */
-  readonly claimTimeoutMs: number;
-  /** For every other call, in ms. */
+  readonly fetch: Fetch;
+  readonly userAgent: string;
+  /** For every other call as a whole, in ms. */
   readonly callTimeoutMs: number;
   readonly clock: Clock;
   /** Told of each call once it is over. */
@@ -70,7 +69,7 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     // Its timer would not let the socket be read first, where this process was stopped for a while.
     timeout: false,
   });
-  const { clock, callTimeoutMs, claimTimeoutMs } = options;
+  const { clock, callTimeoutMs } = options;
   const call = async (
     endpoint: ObservedCall['endpoint'],
     path: string,
@@ -80,7 +79,8 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     const startedAt = clock.monotonic();
     const limits =
       endpoint === 'request_job'
-        ? { timeoutMs: claimTimeoutMs, maxBytes: MAX_PAYLOAD_BYTES }
+        ? // An answer that has begun may be a job: however long it takes, it is not cut off from here.
+          { timeoutMs: null, maxBytes: MAX_PAYLOAD_BYTES }
         : { timeoutMs: callTimeoutMs, maxBytes: MAX_ANSWER_BYTES };
     const exchanged = await exchange(
       api,
@@ -159,16 +159,15 @@ async function exchange(
   api: KyInstance,
   path: string,
   init: Options,
-  { timeoutMs, maxBytes }: { readonly timeoutMs: number; readonly maxBytes: number },
+  { timeoutMs, maxBytes }: { readonly timeoutMs: number | null; readonly maxBytes: number },
   clock: Clock,
 ): Promise<Exchange> {
   const late = new AbortController();
-  const limit = clock.after(timeoutMs, () =>
-    late.abort(new DOMException('no answer in time', 'TimeoutError')),
-  );
+  const tooLate = (): void => late.abort(new DOMException('no answer in time', 'TimeoutError'));
+  const limit = timeoutMs === null ? null : clock.after(timeoutMs, tooLate);
   try {
     const response = await api(path, { ...init, signal: late.signal }).finally(() =>
-      limit.cancel(),
+      limit?.cancel(),
     );
     const body = await readAtMost(response, maxBytes);
     return { kind: 'answer', status: response.status, headers: response.headers, body };
@@ -181,8 +180,12 @@ async function exchange(
 /** Never the error itself: ky's carries request and options, and those hold tokens. */
 function describeFailure(thrown: unknown): { text: string; code: string | null } {
   const error = toError(thrown);
-  if (error.name === 'TimeoutError') return { text: 'no answer in time', code: 'ETIMEDOUT' };
   const code = errorCode(error.cause ?? error);
+  if (error.name === 'TimeoutError' || code === 'upstream_timeout') {
+    return { text: 'no answer in time', code: 'ETIMEDOUT' };
+  }
+  // Of ours, the message says more than the code.
+  if (code === 'upstream_unreachable') return { text: describeError(error), code };
   return code === undefined
     ? { text: describeError(error.cause ?? error), code: null }
     : { text: `connection failed: ${code}`, code };

@@ -56,7 +56,6 @@ export function createGitlabAccess(
         url: upstream.url,
         fetch: ownFetch,
         userAgent: `forrest-gitlab ${packageVersion()}`,
-        claimTimeoutMs: timings.claimTimeoutMs,
         callTimeoutMs: timings.callTimeoutMs,
         clock,
         observed,

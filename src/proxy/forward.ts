@@ -172,8 +172,8 @@ export class StreamedExchange implements Exchange {
     const answer = this.#answer;
     const isGitlabs =
       answer === undefined
-        ? this.#request.writableNeedDrain
-        : !answer.complete && !this.#outgoing.writableNeedDrain;
+        ? this.#request.writableLength > 0
+        : !answer.complete && this.#outgoing.writableLength === 0;
     if (!isGitlabs) return;
     const message = `GitLab took and sent nothing for ${stallMs / 1000} s`;
     this.#request.destroy(new ForrestGitlabError('upstream_timeout', message));

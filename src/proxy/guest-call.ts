@@ -27,7 +27,8 @@ export type GuestRequest = IncomingMessage | WholeRequest;
 export interface GuestResponse {
   readonly headersSent: boolean;
   readonly destroyed: boolean;
-  readonly writableNeedDrain: boolean;
+  /** Bytes that the guest has not taken yet. */
+  readonly writableLength: number;
   writeHead(status: number, message: string, headers: string[] | OutgoingHttpHeaders): unknown;
   end(body?: Buffer | string): unknown;
   destroy(): unknown;

@@ -195,7 +195,7 @@ export class GuestConnection {
     const isRead =
       !isWhole(incoming) &&
       (incoming.readableFlowing === true || incoming.listenerCount('readable') > 0);
-    return (isRead && !incoming.complete) || outgoing.writableNeedDrain;
+    return (isRead && !incoming.complete) || outgoing.writableLength > 0;
   }
 
   #closeLingering(): void {

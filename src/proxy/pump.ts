@@ -5,6 +5,9 @@ import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
 /** Of one body at once: enough that neither side waits for the other, little beside hundreds of bodies. */
 const WINDOW_BYTES = 256 * 1024;
 
+/** A chunk counts for so much at least: one of a single byte takes hundreds of them. */
+const LEAST_CHUNK_BYTES = 1024;
+
 /**
  * Passes chunks on until told to stop. The ends of both sides are the caller's, and so are their errors.
  * A `pipe` would close the guest's side when GitLab's breaks, and costs twice the CPU.
@@ -37,11 +40,12 @@ export class Pump {
 
   #pass(chunk: Buffer): void {
     const { length } = chunk;
+    const counted = Math.max(length, LEAST_CHUNK_BYTES);
     this.#onBytes(length);
-    this.#underWay += length;
+    this.#underWay += counted;
     this.#gather();
     this.#to.write(chunk, () => {
-      this.#underWay -= length;
+      this.#underWay -= counted;
       free(chunk);
       if (this.#underWay < WINDOW_BYTES && !this.#isStopped) this.#from.resume();
     });

@@ -28,8 +28,8 @@ export class SmallResponse extends EventEmitter<{ close: [] }> implements GuestR
     return this.#socket.destroyed;
   }
 
-  get writableNeedDrain(): boolean {
-    return this.#socket.writableNeedDrain;
+  get writableLength(): number {
+    return this.#socket.writableLength;
   }
 
   writeHead(status: number, message: string, headers: string[] | OutgoingHttpHeaders): void {

@@ -21,7 +21,7 @@ const MAX_CHUNK_LINE_BYTES = 256;
 
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
 const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*$/;
-const CHUNK_LINE = /^([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?$/;
+const CHUNK_LINE = /^0*([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?$/;
 const LENGTH = /^[0-9]{1,15}$/;
 
 /** These have none, whatever their headers say. */
@@ -116,6 +116,8 @@ export class AnswerParser {
   }
 
   #readHead(rest: Buffer): number | null {
+    // It may follow the answer before, and is none of it; a job that comes behind it must not be lost.
+    if (rest.indexOf(EMPTY_LINE) === 0) return EMPTY_LINE.length;
     const end = rest.indexOf(HEAD_END);
     if (end > MAX_HEAD_BYTES || (end < 0 && rest.length > MAX_HEAD_BYTES)) throw broken();
     if (end < 0) return null;
@@ -177,7 +179,7 @@ function bodyOf(statusCode: number, headers: Readonly<Record<string, string>>): 
     throw broken();
   }
   if (length !== undefined && !LENGTH.test(length)) throw broken();
-  if (BODILESS.has(statusCode) || length === '0') return { what: 'done' };
+  if (BODILESS.has(statusCode) || Number(length) === 0) return { what: 'done' };
   if (encoding !== undefined) return { what: 'chunk-line' };
   return length === undefined ? { what: 'until-close' } : { what: 'length', left: Number(length) };
 }
@@ -186,5 +188,6 @@ function broken(): Error {
   return new Error('its answer is no HTTP/1.1');
 }
 
+const EMPTY_LINE = Buffer.from('\r\n');
 const HEAD_END = Buffer.from('\r\n\r\n');
 const NOTHING: Buffer = Buffer.alloc(0);

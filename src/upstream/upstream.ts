@@ -114,7 +114,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
     call: (call) =>
       isWires(call)
         ? wire.call({ ...call, path: prefix + call.path })
-        : callByRequest(request, call),
+        : callByRequest(request, call, options.clock),
     close() {
       wire.close();
       agent.destroy();
@@ -130,6 +130,7 @@ function namesProxy(env: UpstreamOptions['proxyEnv'], name: string): boolean {
 function callByRequest(
   request: (one: UpstreamRequest) => http.ClientRequest,
   call: SmallCall,
+  clock: Clock,
 ): PendingCall {
   const outgoing = request({
     ...call,
@@ -137,12 +138,29 @@ function callByRequest(
   });
   // Whatever fails after the answer has begun ends its body, too.
   const { promise, resolve, reject } = Promise.withResolvers<WholeAnswer>();
-  outgoing.once('response', (answer) => resolve(toWhole(answer, call.maxAnswerBytes)));
+  outgoing.once('response', (answer) => {
+    endStalled(answer, call.stallMs, clock);
+    resolve(toWhole(answer, call.maxAnswerBytes));
+  });
   outgoing.on('error', reject);
   outgoing.once('close', () => reject(new Error('closed without an answer')));
-  outgoing.setTimeout(call.stallMs, () => outgoing.destroy());
+  // Only of what is sent: after a stop of this process, this timer comes before an answer that is there.
+  outgoing.setTimeout(call.stallMs, () => {
+    if (!outgoing.writableFinished) outgoing.destroy();
+  });
   outgoing.end(call.body);
   return { answer: promise, abort: () => void outgoing.destroy() };
+}
+
+/** Ends an answer of which nothing more comes. */
+function endStalled(answer: http.IncomingMessage, stallMs: number, clock: Clock): void {
+  const end = (): void => void answer.destroy();
+  let limit = clock.after(stallMs, end);
+  answer.on('data', () => {
+    limit.cancel();
+    limit = clock.after(stallMs, end);
+  });
+  answer.once('close', () => limit.cancel());
 }
 
 async function toWhole(

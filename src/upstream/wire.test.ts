@@ -125,6 +125,14 @@ describe('an answer to a small call', () => {
       200,
       'ok',
     ],
+    ['of length 00', 'HTTP/1.1 409 Conflict\r\nContent-Length: 00\r\n\r\n', 409, ''],
+    [
+      'in chunks whose sizes are filled up with zeros',
+      `HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${'2'.padStart(16, '0')}\r\nok\r\n000\r\n\r\n`,
+      200,
+      'ok',
+    ],
+    ['behind an empty line', `\r\n${OK}`, 200, 'ok'],
     ['without words', 'HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok', 200, 'ok'],
   ];
   for (const [what, bytes, status, body] of cases) {
