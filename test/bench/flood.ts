@@ -69,12 +69,10 @@ export const bench: Bench = {
           ours: total / ((ROUNDS * PHASE_MS) / 1000),
           peer: 0,
         });
-        // Who names no machine cannot be told from the others: that costs what it costs.
-        if (way === 'silence') continue;
         goals.push({
           what: `${WAYS[way]}: the others’ p99 grows by less than 20 %`,
-          measured: `${((growth - 1) * 100).toFixed(0)} %; ${refused} of ${total} calls answered 429`,
-          met: growth < MAX_GROWTH && refused > 0,
+          measured: `${((growth - 1) * 100).toFixed(0)} %${way === 'silence' ? '' : `; ${refused} of ${total} calls answered 429`}`,
+          met: growth < MAX_GROWTH && (way === 'silence' || refused > 0),
         });
       }
       return { peer: 'without the flood', figures, goals };
