@@ -145,9 +145,11 @@ suite('a warm machine', { concurrency: 4 }, () => {
     }
   });
 
-  test('survives a restart of the host, and its token with it', async (t) => {
+  test('survives a restart of the host during an ask, and its token with it', async (t) => {
     const rig = await startWarm(t, { section: { listen: `127.0.0.1:${await freePort()}` } });
     const machine = await readyMachine(rig);
+    rig.gitlab.inject({ match: { route: 'jobs-request', times: 1 }, do: { delayMs: 300 } });
+    await eventually('an ask under way', () => rig.gitlab.requests.at(-1)?.status === null);
     await rig.host.stop('leave');
     await assert.rejects(machine.asked, 'its connection is cut, and nothing is answered');
     await rig.start();

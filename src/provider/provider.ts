@@ -318,8 +318,9 @@ export function createProvider(
     },
 
     async stop(machines) {
-      await stopClaiming();
+      // First: claimers that have stopped want no warm machines, which are to be there for the next start.
       warm.leave();
+      await stopClaiming();
       if (machines === 'end') {
         void warm.end('the runner host was stopped');
         for (const lease of leases.all()) {
