@@ -42,6 +42,11 @@ export async function stopAndMeasure(
     leaked.machines += machineRecords(host.baseDir).length;
     leaked.journalFiles += journalFiles(host.baseDir).length;
     leaked.runDirs += staleRunDirs(host.baseDir).length;
+    // The relay hears of the end of a process a moment later than we do.
+    await eventually(
+      `the connections of ${host.name} to be closed`,
+      () => host.relay.connections === 0,
+    ).catch((error: Error) => say(error.message));
     leaked.sockets += socketFiles(host.baseDir).length + host.relay.connections;
   }
   leaked.processes = processesOf(directory).length;
