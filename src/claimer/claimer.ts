@@ -246,6 +246,7 @@ export class Claimer {
     const { name, machineType } = this.#runner;
     const interrupt = new AbortController();
     this.#interruptRoom = interrupt;
+    if (this.#stopping.signal.aborted) interrupt.abort();
     this.#place = 'waiting for room';
     this.#stand('waiting for room', null);
     const visible = this.#stayVisibleMeanwhile();
@@ -255,12 +256,11 @@ export class Claimer {
         firm: false,
         purpose: `runner ${name}: looking for a job`,
         intervalMs: this.#config.checkIntervalMs,
-        signal: AbortSignal.any([interrupt.signal, this.#stopping.signal]),
+        signal: interrupt.signal,
         onWaiting: (reason) => this.#stand(reason, null),
       });
     } catch (error) {
-      const wanted = interrupt.signal.aborted || this.#stopping.signal.aborted;
-      if (!wanted) await this.#onRefused(error);
+      if (!interrupt.signal.aborted) await this.#onRefused(error);
       return null;
     } finally {
       visible.cancel();

@@ -1,10 +1,11 @@
-/** GitLab's runner API over ky: one method per call, each answer sorted into an outcome. */
+/** GitLab's runner API: one method per call, each answer sorted into an outcome. */
 
-import ky, { type KyInstance, type Options } from 'ky';
+import ky, { type Options } from 'ky';
 import type { Clock } from '../lib/clock.ts';
 import { describeError, errorCode, toError } from '../lib/errors.ts';
+import { headersOf } from '../lib/raw-headers.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
-import type { Fetch } from '../upstream/index.ts';
+import type { Fetch, Send } from '../upstream/index.ts';
 import { HEADERS, JOB_STATUS, type JobStatus, parseRangeEnd } from './headers.ts';
 import type {
   GitlabClient,
@@ -23,6 +24,11 @@ export interface GitlabClientOptions {
    * lost. GitLab itself gives up a request after 60 s, its front queue after 30 s more.
    */
   readonly fetch: Fetch;
+  /**
+   * What is below `fetch`, for `jobs/request` alone: each runner asks it every few seconds, for ever, and two thirds
+   * of a call’s CPU are ky’s, `Request`’s and `Response`’s. Absent: by ky, as everything else.
+   */
+  readonly send?: Send;
   readonly userAgent: string;
   /** For every other call as a whole, in ms. */
   readonly callTimeoutMs: number;
@@ -47,21 +53,22 @@ export interface ObservedCall {
 const MAX_PAYLOAD_BYTES = 64 * 1024 * 1024;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
-const METHODS: Readonly<Record<ObservedCall['endpoint'], string>> = {
-  request_job: 'post',
+const METHODS = {
   update_job: 'put',
   patch_trace: 'patch',
   verify_runner: 'post',
-};
+} as const;
 
 /** What a 202 asks for where it names no interval: the runner's own. */
 const DEFAULT_INTERVAL_MS = 3000;
 
 export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
+  const { clock, callTimeoutMs, send } = options;
+  const common = { accept: 'application/json', 'user-agent': options.userAgent };
   const api = ky.create({
     prefix: `${options.url}/api/v4`,
     fetch: options.fetch as typeof globalThis.fetch,
-    headers: { accept: 'application/json', 'user-agent': options.userAgent },
+    headers: common,
     // A blind repetition of `jobs/request` would lose a job; of all else the callers know better.
     retry: { limit: 0 },
     throwHttpErrors: false,
@@ -69,26 +76,13 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     // Its timer would not let the socket be read first, where this process was stopped for a while.
     timeout: false,
   });
-  const { clock, callTimeoutMs } = options;
-  const call = async (
+  const observe = async (
     endpoint: ObservedCall['endpoint'],
-    path: string,
-    init: Options,
-    jobId: number | null = null,
+    jobId: number | null,
+    exchange: () => Promise<Answer>,
   ): Promise<Exchange> => {
     const startedAt = clock.monotonic();
-    const limits =
-      endpoint === 'request_job'
-        ? // An answer that has begun may be a job: however long it takes, it is not cut off from here.
-          { timeoutMs: null, maxBytes: MAX_PAYLOAD_BYTES }
-        : { timeoutMs: callTimeoutMs, maxBytes: MAX_ANSWER_BYTES };
-    const exchanged = await exchange(
-      api,
-      path,
-      { ...init, method: METHODS[endpoint] },
-      limits,
-      clock,
-    );
+    const exchanged = await exchange().catch(toFailed);
     options.observed?.({
       endpoint,
       jobId,
@@ -101,12 +95,41 @@ export function createGitlabClient(options: GitlabClientOptions): GitlabClient {
     });
     return exchanged;
   };
+  const call = (
+    endpoint: Exclude<ObservedCall['endpoint'], 'request_job'>,
+    path: string,
+    init: Options,
+    jobId: number | null = null,
+  ): Promise<Exchange> =>
+    observe(endpoint, jobId, async () => {
+      const late = new AbortController();
+      const tooLate = (): void => late.abort(new DOMException('no answer in time', 'TimeoutError'));
+      const limit = clock.after(callTimeoutMs, tooLate);
+      const response = await api(path, {
+        ...init,
+        method: METHODS[endpoint],
+        signal: late.signal,
+      }).finally(() => limit.cancel());
+      return readAnswer(response, MAX_ANSWER_BYTES);
+    });
+  // An answer that has begun may be a job: however long it takes, it is not cut off from here.
+  const ask = async (json: object): Promise<Answer> => {
+    const path = 'jobs/request';
+    if (send === undefined) return readAnswer(await api.post(path, { json }), MAX_PAYLOAD_BYTES);
+    const { statusCode, rawHeaders, body } = await send({
+      method: 'POST',
+      path: `/api/v4/${path}`,
+      headers: { ...common, 'content-type': 'application/json' },
+      body: Buffer.from(JSON.stringify(json)),
+    });
+    return { kind: 'answer', status: statusCode, headers: headersOf(rawHeaders), body };
+  };
 
   return {
     async requestJob(token, systemId, info) {
-      const answer = await call('request_job', 'jobs/request', {
-        json: { token, system_id: systemId, info },
-      });
+      const answer = await observe('request_job', null, () =>
+        ask({ token, system_id: systemId, info }),
+      );
       return answer.kind === 'failed' ? answer.retry : toRequestJobOutcome(answer);
     },
     async updateJob(jobId, jobToken, update) {
@@ -155,26 +178,9 @@ type Exchange =
   | { readonly kind: 'failed'; readonly retry: RetryOutcome; readonly code: string | null };
 type RetryOutcome = Extract<RequestJobOutcome, { kind: 'retry' }>;
 
-async function exchange(
-  api: KyInstance,
-  path: string,
-  init: Options,
-  { timeoutMs, maxBytes }: { readonly timeoutMs: number | null; readonly maxBytes: number },
-  clock: Clock,
-): Promise<Exchange> {
-  const late = new AbortController();
-  const tooLate = (): void => late.abort(new DOMException('no answer in time', 'TimeoutError'));
-  const limit = timeoutMs === null ? null : clock.after(timeoutMs, tooLate);
-  try {
-    const response = await api(path, { ...init, signal: late.signal }).finally(() =>
-      limit?.cancel(),
-    );
-    const body = await readAtMost(response, maxBytes);
-    return { kind: 'answer', status: response.status, headers: response.headers, body };
-  } catch (error) {
-    const failure = describeFailure(error);
-    return { kind: 'failed', retry: retry(failure.text), code: failure.code };
-  }
+function toFailed(error: unknown): Exchange {
+  const failure = describeFailure(error);
+  return { kind: 'failed', retry: retry(failure.text), code: failure.code };
 }
 
 /** Never the error itself: ky's carries request and options, and those hold tokens. */
@@ -191,7 +197,7 @@ function describeFailure(thrown: unknown): { text: string; code: string | null }
     : { text: `connection failed: ${code}`, code };
 }
 
-async function readAtMost(response: Response, maxBytes: number): Promise<Buffer> {
+async function readAnswer(response: Response, maxBytes: number): Promise<Answer> {
   const chunks: Uint8Array[] = [];
   let size = 0;
   for await (const chunk of response.body ?? []) {
@@ -199,7 +205,8 @@ async function readAtMost(response: Response, maxBytes: number): Promise<Buffer>
     if (size > maxBytes) throw new Error(`an answer of more than ${maxBytes} bytes`);
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks);
+  const { status, headers } = response;
+  return { kind: 'answer', status, headers, body: Buffer.concat(chunks) };
 }
 
 function toRequestJobOutcome(answer: Answer): RequestJobOutcome {

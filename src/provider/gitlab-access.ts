@@ -12,6 +12,7 @@ import {
 import type { Clock } from '../lib/clock.ts';
 import {
   createFetch,
+  createSend,
   createUpstream,
   type Fetch,
   GitlabHealth,
@@ -47,14 +48,16 @@ export function createGitlabAccess(
     timings,
     probe: () => probeGitlab(upstream, clock, timings.probeTimeoutMs),
   });
-  const ownFetch = fetch ?? createFetch(upstream, timings.claimTimeoutMs, health);
+  const send = createSend(upstream, timings.claimTimeoutMs, health);
+  const transport =
+    fetch === undefined ? { fetch: createFetch(upstream.url, send), send } : { fetch };
   return {
     upstream,
     health,
     clientFor: (observed) =>
       createGitlabClient({
         url: upstream.url,
-        fetch: ownFetch,
+        ...transport,
         userAgent: `forrest-gitlab ${packageVersion()}`,
         callTimeoutMs: timings.callTimeoutMs,
         clock,

@@ -9,7 +9,13 @@ import { within } from '../../test/support/deadline.ts';
 import { bodyOf, startServer } from '../../test/support/http-server.ts';
 import { isForrestGitlabError } from '../errors.ts';
 import { systemClock } from '../lib/clock.ts';
-import { createFetch, createUpstream, type Upstream, type UpstreamOptions } from './index.ts';
+import {
+  createFetch,
+  createSend,
+  createUpstream,
+  type Upstream,
+  type UpstreamOptions,
+} from './index.ts';
 
 const tlsDir = path.join(import.meta.dirname, '../../test/support/tls');
 const ca = readFileSync(path.join(tlsDir, 'ca.pem'), 'utf8');
@@ -31,7 +37,7 @@ function upstreamTo(t: TestContext, url: string, options: Partial<UpstreamOption
 }
 
 const fetchOver = (upstream: Upstream, answerTimeoutMs = 5000) =>
-  createFetch(upstream, answerTimeoutMs);
+  createFetch(upstream.url, createSend(upstream, answerTimeoutMs));
 
 async function codeOf(promise: Promise<unknown>): Promise<string> {
   const error = await promise.then(

@@ -79,6 +79,7 @@ export class WarmMachines {
    * given back by `release`, or taken for the job that was found. At most one of a runner is pinned.
    */
   pin(runner: string, runnerToken: string): ReadyMachine | null {
+    if (this.#all.size === 0) return null;
     this.look();
     for (const one of this.of(runner)) {
       if (!one.isPinned && !isVmTokenOf(one.facts.vmToken, runnerToken)) {
