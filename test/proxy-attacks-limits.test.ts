@@ -8,6 +8,7 @@ import type { Socket } from 'node:net';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { eventually, within } from './support/deadline.ts';
+import { heapMib } from './support/heap.ts';
 import { connect, exchange, head, readToEnd } from './support/raw.ts';
 import { startVictims } from './support/victims.ts';
 
@@ -119,6 +120,38 @@ suite('too much', { concurrency: 2 }, () => {
     }
     const grown = process.memoryUsage.rss() - before;
     assert.ok(grown < 300 * MIB, `memory has grown by ${Math.round(grown / MIB)} MiB`);
+    assert.equal((await guest.log('alive')).status, 202);
+  });
+
+  test('bodies in chunks of one byte take no more than their bytes while they wait', async (t) => {
+    const { rig, port, api, job, guest } = await startVictims(t);
+    rig.gitlab.inject({ match: { route: 'artifacts-upload' }, do: { hangAfterBytes: 1 } });
+    const before = await heapMib();
+    const body = '1\r\nx\r\n'.repeat(66_000);
+    const request = head(
+      `POST ${api}/jobs/${job.id}/artifacts HTTP/1.1`,
+      `JOB-TOKEN: ${job.token}`,
+      'Content-Type: multipart/form-data; boundary=x',
+      'Transfer-Encoding: chunked',
+    );
+    const sockets = await Promise.all(
+      Array.from({ length: 20 }, async () => {
+        const socket = await connect(t, port);
+        socket.write(`${request}${body}`);
+        return socket;
+      }),
+    );
+    const sent = (): number =>
+      sockets.reduce((sum, socket) => sum + socket.bytesWritten - socket.writableLength, 0);
+    let last = -1;
+    await eventually('the uploads to stand still', async () => {
+      const same = sent() === last;
+      last = sent();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      return same;
+    });
+    const grown = (await heapMib()) - before;
+    assert.ok(grown < 20, `memory has grown by ${Math.round(grown)} MiB`);
     assert.equal((await guest.log('alive')).status, 202);
   });
 

@@ -1,6 +1,7 @@
 /** A small body, read whole. */
 
 import type { Readable } from 'node:stream';
+import { Pieces } from './pieces.ts';
 
 export interface Collected {
   readonly body: Buffer;
@@ -17,13 +18,11 @@ export function collect(
   maxBytes: number = MAX_COLLECTED_BYTES,
 ): Promise<Collected> {
   return new Promise((resolve) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    const settle = (isWhole: boolean): void => resolve({ body: Buffer.concat(chunks), isWhole });
+    const pieces = new Pieces();
+    const settle = (isWhole: boolean): void => resolve({ body: pieces.take(), isWhole });
     stream.on('data', (chunk: Buffer) => {
-      size += chunk.length;
-      if (size <= maxBytes) chunks.push(chunk);
-      else stream.destroy();
+      if (pieces.length + chunk.length > maxBytes) stream.destroy();
+      else pieces.add(chunk);
     });
     stream.once('end', () => settle(true));
     stream.once('close', () => settle(false));

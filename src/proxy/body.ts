@@ -1,5 +1,6 @@
 /** Reading a small request body whole. */
 
+import { Pieces } from '../lib/pieces.ts';
 import { type GuestRequest, isWhole } from './guest-call.ts';
 
 /** A body this small is sent at once: that is time for a starved guest. */
@@ -17,22 +18,17 @@ export function readBody(
   if (Number(incoming.headers['content-length'] ?? 0) > limit) return Promise.resolve('too-large');
   if (isWhole(incoming)) return Promise.resolve(incoming.body);
   return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
+    const pieces = new Pieces();
     const onData = (chunk: Buffer): void => {
-      size += chunk.length;
-      if (size <= limit) {
-        chunks.push(chunk);
-        return;
-      }
+      pieces.add(chunk);
+      if (pieces.length <= limit) return;
       settle();
       incoming.pause();
       resolve('too-large');
     };
     const onEnd = (): void => {
       settle();
-      const [first = NOTHING] = chunks;
-      resolve(chunks.length > 1 ? Buffer.concat(chunks) : first);
+      resolve(pieces.take());
     };
     const onClose = (): void => {
       settle();
@@ -51,5 +47,3 @@ export function readBody(
     if (incoming.destroyed) onClose();
   });
 }
-
-const NOTHING = Buffer.alloc(0);

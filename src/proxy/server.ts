@@ -7,6 +7,7 @@ import type { ListenTarget } from '../contract/index.ts';
 import { createProxyApp } from './app.ts';
 import { answerCall } from './calls.ts';
 import { type Admission, type Admitted, createDoor, mayCall } from './door.ts';
+import { GuestMessage } from './guest-message.ts';
 import { Guests } from './guests.ts';
 import { Lane } from './lane.ts';
 import { DEFAULT_LIMITS, effectiveLimits } from './limits.ts';
@@ -40,7 +41,11 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
     // We are a guest in the host's process: its Request and Response stay its own.
     overrideGlobalObjects: false,
     createServer: (options: http.ServerOptions, listener: RequestListener) =>
-      createDoor(http.createServer(options), bypass(listener), door),
+      createDoor(
+        http.createServer({ ...options, IncomingMessage: GuestMessage }),
+        bypass(listener),
+        door,
+      ),
     serverOptions: {
       // Bodies may take as long as they move: see `Guests.sweep`.
       requestTimeout: 0,

@@ -1,11 +1,10 @@
 /** A host with the plugin and a GitLab, under fire out of one of its machines. */
 
 import { readdirSync } from 'node:fs';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import type { SimJob, SimRequest } from '../../fixtures/gitlab/index.ts';
 import { eventually } from '../support/deadline.ts';
 import type { Guest } from '../support/guest.ts';
+import { heapMib } from '../support/heap.ts';
 import { startVictims } from '../support/victims.ts';
 import { converse } from './converse.ts';
 import { exchangesOf, type Speaker } from './exchanges.ts';
@@ -101,7 +100,7 @@ class Run {
     this.#forget();
     // What is compiled and opened once is no leak.
     await this.#batch();
-    const before = { heap: await this.#heap(), descriptors: descriptors() };
+    const before = { heap: await heapMib(), descriptors: descriptors() };
     const until = performance.now() + seconds * 1000;
     while (performance.now() < until && this.#violations.length === 0) await this.#batch();
     await this.#checkOther();
@@ -235,22 +234,12 @@ class Run {
     const few = (): boolean => descriptors() - before.descriptors <= MAX_DESCRIPTOR_GROWTH;
     await eventually('connections to be closed', few, 20_000).catch(() => undefined);
     const descriptorGrowth = descriptors() - before.descriptors;
-    const heapGrowthMib = Math.round((await this.#heap()) - before.heap);
+    const heapGrowthMib = Math.round((await heapMib()) - before.heap);
     if (!few()) this.#violations.push(`${descriptorGrowth} descriptors more than before`);
     if (heapGrowthMib > MAX_HEAP_GROWTH_MIB) {
       this.#violations.push(`the heap has grown by ${heapGrowthMib} MiB`);
     }
     return { heapGrowthMib, descriptorGrowth };
-  }
-
-  /** In MiB, of what is still reachable. */
-  async #heap(): Promise<number> {
-    for (let round = 0; round < 3; round += 1) {
-      await new Promise((resolve) => setImmediate(resolve));
-      collectGarbage();
-    }
-    const { heapUsed, external } = process.memoryUsage();
-    return (heapUsed + external) / 1024 ** 2;
   }
 
   #violation(number: number, what: string, answer: string): void {
@@ -261,9 +250,6 @@ class Run {
     return { vmToken: this.#guest.token, jobId: this.#job.id, jobToken: this.#job.token };
   }
 }
-
-setFlagsFromString('--expose-gc');
-const collectGarbage = runInNewContext('gc') as () => void;
 
 function descriptors(): number {
   return readdirSync('/proc/self/fd').length;
