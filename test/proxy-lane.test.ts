@@ -11,7 +11,7 @@ import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
 import { connect, exchange, head, readToEnd } from './support/raw.ts';
-import { startTestHost } from './support/test-host.ts';
+import { startTestHost } from './support/test-host/index.ts';
 import { startVictims, type Victims } from './support/victims.ts';
 
 const BY_NODE = 'Connection: keep-alive';

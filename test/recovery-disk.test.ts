@@ -11,7 +11,7 @@ import { Pauses } from '../src/provider/pauses.ts';
 import { loadSystemId } from '../src/provider/system-id.ts';
 import { eventually } from './support/deadline.ts';
 import { createTestLog } from './support/github-rig.ts';
-import { createTestHost, startTestHost } from './support/test-host.ts';
+import { createTestHost, startTestHost } from './support/test-host/index.ts';
 
 const isRoot = process.getuid?.() === 0;
 const canMount = isRoot && tryMount();

@@ -13,7 +13,7 @@ import {
   type TestHost,
   type TestHostOptions,
   type TestMachine,
-} from './support/test-host.ts';
+} from './support/test-host/index.ts';
 
 const LONG_MS = 30_000;
 

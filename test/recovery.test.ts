@@ -7,7 +7,7 @@ import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
 import { SAID } from './support/persistent-runner.ts';
-import { createTestHost, startTestHost, type TestHost } from './support/test-host.ts';
+import { createTestHost, startTestHost, type TestHost } from './support/test-host/index.ts';
 
 const LONG_MS = 30_000;
 

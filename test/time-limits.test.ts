@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { suite, test } from 'node:test';
 import { eventually } from './support/deadline.ts';
-import { startTestHost, type TestHost } from './support/test-host.ts';
+import { startTestHost, type TestHost } from './support/test-host/index.ts';
 
 const LONG_MS = 30_000;
 const HOURS = 60 * 60 * 1000;

@@ -4,7 +4,7 @@
  */
 
 import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
-import net, { type AddressInfo, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
@@ -13,15 +13,9 @@ import type {
   BootSpec,
   JobRow,
   Labels,
-  ListenTarget,
   Machine,
-  MachineOutcome,
-  MachineState,
-  MachineType,
   Provider,
   ProviderHost,
-  Reservation,
-  RoomRequest,
 } from 'forrest-gitlab/contract';
 import {
   type GitlabSimulator,
@@ -30,24 +24,26 @@ import {
   type SimRunner,
   type SimulatorOptions,
   startGitlabSimulator,
-} from '../../fixtures/gitlab/index.ts';
-import { eventually } from './deadline.ts';
-import { writePrivate } from './files.ts';
-import { createTestLog } from './github-rig.ts';
-import { type Guest, speakFor } from './guest.ts';
+} from '../../../fixtures/gitlab/index.ts';
+import { eventually } from '../deadline.ts';
+import { writePrivate } from '../files.ts';
+import { createTestLog } from '../github-rig.ts';
+import { type Guest, speakFor } from '../guest.ts';
+import { openDoor } from './door.ts';
+import {
+  createMachine,
+  jobOf,
+  NEVER,
+  type TestMachine,
+  TYPE,
+  viewOf,
+  type WorldMachine,
+} from './machine.ts';
+import { createPool } from './pool.ts';
+
+export type { TestMachine } from './machine.ts';
 
 type Checkpoint = Parameters<NonNullable<Seams['checkpoint']>>[0];
-
-/** A machine as the test sees it; it does nothing by itself. */
-export interface TestMachine {
-  readonly runnerName: string;
-  readonly spec: BootSpec;
-  /** What providers reported, `stop` included. */
-  readonly reports: readonly string[];
-  readonly stopReason: string | null;
-  readonly isUp: boolean;
-  end(outcome?: Partial<MachineOutcome>): void;
-}
 
 export interface TestHostOptions {
   readonly simulator?: SimulatorOptions;
@@ -107,6 +103,14 @@ export interface TestHost {
   journal(): Promise<string[]>;
 }
 
+/** One run of a provider. */
+interface Life {
+  isDead: boolean;
+  readonly sockets: Set<Socket>;
+  readonly timers: Set<NodeJS.Timeout>;
+  readonly provider: Provider<unknown>;
+}
+
 /** Short enough for tests, long enough for a busy machine. */
 const TIMINGS = {
   heartbeatMs: 100,
@@ -118,15 +122,6 @@ const TIMINGS = {
   journalRetryMs: 50,
   stopLimitMs: 2000,
 };
-
-const TYPE: MachineType = {
-  name: 'small',
-  ramBytes: 1024 ** 3,
-  architecture: 'amd64',
-  hostAddress: '127.0.0.1',
-};
-
-const NEVER = new Promise<never>(() => undefined);
 
 export async function createTestHost(
   t: Pick<TestContext, 'after'>,
@@ -358,208 +353,6 @@ export async function startTestHost(
   const host = await createTestHost(t, options);
   await host.start();
   return host;
-}
-
-/** One run of a provider. */
-interface Life {
-  isDead: boolean;
-  readonly sockets: Set<Socket>;
-  readonly timers: Set<NodeJS.Timeout>;
-  readonly provider: Provider<unknown>;
-}
-
-interface WorldMachine extends TestMachine {
-  reports: string[];
-  stopReason: string | null;
-  state: MachineState;
-  /** A job is bound to it, as far as providers have said so. */
-  firm: boolean;
-  /** Its end has not been told to any provider. */
-  untold: boolean;
-  readonly ended: Promise<MachineOutcome>;
-}
-
-function createMachine(spec: BootSpec): WorldMachine {
-  const { promise: ended, resolve } = Promise.withResolvers<MachineOutcome>();
-  const machine: WorldMachine = {
-    runnerName: spec.runnerName,
-    spec,
-    reports: [],
-    stopReason: null,
-    state: 'starting',
-    firm: jobOf({ spec }) !== undefined,
-    untold: true,
-    ended,
-    get isUp() {
-      return machine.state !== 'stopped';
-    },
-    end(outcome = {}) {
-      machine.state = 'stopped';
-      resolve({
-        cause: 'powered-off',
-        detail: 'it powered off',
-        exitCode: 0,
-        consoleTail: Buffer.alloc(0),
-        persisted: false,
-        ...outcome,
-      });
-    },
-  };
-  return machine;
-}
-
-/** What one run of a provider has of a machine. */
-function viewOf(machine: WorldMachine, life: Pick<Life, 'isDead'>, host: TestHost): Machine {
-  return {
-    ...roomOf(),
-    get firm() {
-      return machine.firm;
-    },
-    makeFirm() {
-      if (!life.isDead) machine.firm = true;
-    },
-    runnerName: machine.runnerName,
-    metadata: machine.spec.metadata,
-    bootedAt: null,
-    get state() {
-      return machine.state;
-    },
-    report(event) {
-      machine.reports.push(event);
-      if (event === 'online' && machine.isUp) machine.state = 'waiting';
-    },
-    allowPersist: async () => undefined,
-    stop(reason) {
-      if (life.isDead) return;
-      machine.stopReason ??= reason;
-      if (!host.ignoreStop) machine.end({ cause: 'stopped', detail: reason, exitCode: null });
-    },
-    ended: machine.ended.then((outcome) => {
-      if (life.isDead) return NEVER;
-      machine.untold = false;
-      return outcome;
-    }),
-  };
-}
-
-function roomOf() {
-  return {
-    machineType: TYPE,
-    firm: true,
-    wanted: 'no' as const,
-    onWanted: () => () => undefined,
-    makeFirm: () => undefined,
-  };
-}
-
-/** Grants in the order of the requests, those for claimed jobs first. */
-function createPool(
-  rooms: number,
-  machines: readonly WorldMachine[],
-  boot: (spec: BootSpec) => Machine,
-): {
-  reserve(request: RoomRequest): Promise<Reservation>;
-  look(): void;
-  hold(isHeld: boolean): void;
-} {
-  let reserved = 0;
-  let held = 0;
-  const waiting: { request: RoomRequest; grant: () => void }[] = [];
-  const look = (): void => {
-    waiting.sort((a, b) => Number(b.request.claimed ?? 0) - Number(a.request.claimed ?? 0));
-    while (waiting.length > 0 && reserved + held + machines.length < rooms)
-      waiting.shift()?.grant();
-  };
-  const reservation = (): Reservation => {
-    let isHeld = true;
-    reserved += 1;
-    const giveBack = (): void => {
-      if (isHeld) reserved -= 1;
-      isHeld = false;
-    };
-    return {
-      ...roomOf(),
-      release() {
-        giveBack();
-        look();
-      },
-      boot(spec) {
-        giveBack();
-        return boot(spec);
-      },
-    };
-  };
-  return {
-    look,
-    hold(isHeld) {
-      held = isHeld ? 1 : 0;
-      look();
-    },
-    reserve: (request) =>
-      new Promise((resolve, reject) => {
-        const entry = { request, grant: () => resolve(reservation()) };
-        const takeBack = (): void => {
-          if (waiting.includes(entry)) waiting.splice(waiting.indexOf(entry), 1);
-          reject(Object.assign(new Error('taken back'), { code: 'aborted' }));
-        };
-        waiting.push(entry);
-        if (request.signal.aborted) takeBack();
-        else request.signal.addEventListener('abort', takeBack);
-        look();
-      }),
-  };
-}
-
-/** The guests' socket: connections wait while no provider accepts them. */
-async function openDoor(): Promise<{
-  target(sockets: Set<Socket>): ListenTarget;
-  leave(): void;
-  close(): Promise<void>;
-}> {
-  const queue: Socket[] = [];
-  let accept: ((socket: Socket) => void) | undefined;
-  const open = new Set<Socket>();
-  // As `node:http` servers have their sockets: whoever takes one over has to end it.
-  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
-    open.add(socket);
-    socket.once('close', () => open.delete(socket));
-    socket.on('error', () => undefined);
-    if (accept === undefined) queue.push(socket);
-    else accept(socket);
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  const leave = (): void => {
-    accept = undefined;
-  };
-  return {
-    leave,
-    target: (sockets) => ({
-      address: `127.0.0.1:${port}`,
-      port,
-      accept(onConnection) {
-        accept = (socket) => {
-          sockets.add(socket);
-          socket.once('close', () => sockets.delete(socket));
-          onConnection(socket);
-        };
-        for (const socket of queue.splice(0)) accept(socket);
-      },
-      async close() {
-        leave();
-        // As long as it takes to tell whoever holds the socket.
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      },
-    }),
-    async close() {
-      for (const socket of open) socket.destroy();
-      await new Promise<void>((resolve) => server.close(() => resolve()));
-    },
-  };
-}
-
-function jobOf({ spec: { metadata } }: Pick<TestMachine, 'spec'>): unknown {
-  return typeof metadata === 'object' && metadata !== null ? Reflect.get(metadata, 'job') : null;
 }
 
 function reveal(value: BootSpec['substitutions'][string] | undefined): string {
