@@ -6,6 +6,7 @@ import path from 'node:path';
 import { suite, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Seams } from 'forrest-gitlab';
+import { ask } from '../fixtures/testing/ask.ts';
 import { eventually, within } from './support/deadline.ts';
 import { writePrivate } from './support/files.ts';
 import { freePort } from './support/free-port.ts';
@@ -148,5 +149,26 @@ suite('a drain that comes just before an ask', () => {
     await within('the drain', drained);
     assert.equal(asks(rig).length, before);
     assert.equal(job.status, 'pending');
+  });
+});
+
+suite('pauses that are asked for at once', () => {
+  test('of several runners and of the host all count, over a restart, too', async (t) => {
+    const names = ['build', 'one', 'two', 'three'];
+    const moreRunners = names.slice(1).map((name) => ({ name }));
+    const rig = await startRig(t, { moreRunners });
+    const pause = async (target: object): Promise<void> => {
+      const { controlSocket: socketPath } = rig.host;
+      const wish = JSON.stringify({ ...target, paused: true });
+      const { status, text } = await ask({ socketPath, path: '/pause', method: 'POST' }, wish);
+      assert.ok(status < 300, text);
+    };
+    const wishes = names.map((runner) => ({ provider: 'gitlab', runner }));
+    await Promise.all([...wishes, {}, {}].map(pause));
+    const paused = (): string[] => names.filter((name) => runnerRow(rig, name).paused);
+    assert.deepEqual([paused(), rig.status().host.paused], [names, true]);
+    await rig.host.stop('leave');
+    await rig.start();
+    assert.deepEqual([paused(), rig.status().host.paused], [names, true]);
   });
 });
