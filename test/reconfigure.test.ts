@@ -136,6 +136,18 @@ suite('a runner that a reload changes', { concurrency: 4 }, () => {
   });
 });
 
+suite('a reload without console_tail', () => {
+  test('keeps the console out of the logs of all jobs from then on', async (t) => {
+    const rig = await startRig(t, { script: 'echo kernel panic' });
+    await reload(rig, ({ gitlab }) => void Object.assign(gitlab, { console_tail: false }));
+    const { job, guest } = await rig.running();
+    guest.kill();
+    await rig.ended(job);
+    assert.match(job.log.toString(), /ERROR/);
+    assert.doesNotMatch(job.log.toString(), /kernel panic/);
+  });
+});
+
 suite('a drain that comes just before an ask', () => {
   test('lets it not happen', async (t) => {
     const pinned = holdAt('warm-pinned');

@@ -115,7 +115,9 @@ export function createProvider(
     pool: host.pool,
     timings: config.timings,
     log,
-    consoleTail: config.consoleTail,
+    get consoleTail() {
+      return config.consoleTail;
+    },
     checkpoint: seams.checkpoint,
     readPayload,
     newIdentity: (runner) => newIdentity(runner, runnerOf(runner)?.tokenFile, seams),
