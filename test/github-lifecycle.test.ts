@@ -68,7 +68,17 @@ describe('a restart of the host', () => {
     assert.equal(rig.machines.length, 1);
   });
 
-  it('remembers pauses', async (t) => {
+  it('remembers pauses, also those that came at once', async (t) => {
+    const machines = { small: {}, large: {} };
+    const rig = await startGithubRig(t, { repositories: { lab: { demo: { machines } } } });
+    const paused = (): boolean[] => rig.provider.status().runners.map((row) => row.paused);
+    await Promise.all(['small', 'large'].map((one) => rig.provider.pause(`lab/demo/${one}`, true)));
+    assert.deepEqual(paused(), [true, true]);
+    await rig.restart();
+    assert.deepEqual(paused(), [true, true]);
+  });
+
+  it('remembers a pause', async (t) => {
     const rig = await startGithubRig(t);
     await rig.provider.pause('lab/demo/small', true);
     await rig.restart();

@@ -51,7 +51,7 @@ type Standing = { readonly reason: string | null; readonly nextAskAt: number | n
 
 export class Claimer {
   readonly #services: ClaimerServices;
-  readonly #token: RunnerToken;
+  #token: RunnerToken;
   readonly #wait: Wait;
   readonly #earlyAsks: EarlyAsks;
   readonly #stopping = new AbortController();
@@ -104,6 +104,11 @@ export class Claimer {
     return this.#runner.name;
   }
 
+  /** Those of the asks from now on. */
+  get settings(): RunnerConfig {
+    return this.#runner;
+  }
+
   start(): void {
     this.#loop ??= this.#run();
   }
@@ -123,8 +128,15 @@ export class Claimer {
 
   /** Settings for the asks from now on. */
   reconfigure(runner: RunnerConfig, config: GitlabConfig): void {
+    const before = this.#runner;
     this.#runner = runner;
     this.#config = config;
+    // It waits for room of the one that it had.
+    if (runner.machineType.name !== before.machineType.name) this.#interruptRoom?.abort();
+    if (runner.tokenFile !== before.tokenFile) {
+      this.#token = new RunnerToken(runner.tokenFile);
+      this.#wait.wake();
+    }
     this.wake();
   }
 
@@ -302,8 +314,9 @@ export class Claimer {
 
   async #ask(token: string, place: Place): Promise<void> {
     const { gitlab, systemId, info, backoff } = this.#services;
-    // Another runner may have found GitLab out, or the disk full, while this one waited for room.
-    if (backoff.remaining() > 0 || this.#heldBack() !== null) {
+    // While this one waited for room, it was stopped, or another has found GitLab out, or the disk full.
+    const isStopped = this.#stopping.signal.aborted;
+    if (isStopped || backoff.remaining() > 0 || this.#heldBack() !== null) {
       place.release('failed');
       return;
     }

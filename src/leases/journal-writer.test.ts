@@ -15,6 +15,27 @@ import type { LeaseRecord } from './record.ts';
 const isLimitable =
   process.platform === 'linux' && spawnSync('prlimit', ['--version']).status === 0;
 
+describe('jobs that are claimed at once', () => {
+  it('share the spare that one of them has used up', async (t) => {
+    const directory = mkdtempSync(path.join(tmpdir(), 'forrest-journal-'));
+    t.after(() => rmSync(directory, { recursive: true, force: true }));
+    const log = createTestLog([]);
+    const writer = new JournalWriter(createFileJournal(path.join(directory, 'leases'), log), {
+      clock: systemClock,
+      timings: DEFAULT_TIMINGS,
+      log,
+      changed: () => undefined,
+    });
+    t.after(() => writer.stop());
+    await writer.check();
+    rmSync(path.join(directory, 'leases.spare'));
+    const state = { name: 'claimed', payload: Buffer.from('{}'), boots: 0 } as const;
+    await Promise.all([1, 2, 3, 4].map((id) => writer.put({ ...record(id), state })));
+    assert.equal(writer.problem, null);
+    assert.deepEqual(readdirSync(directory).sort(), ['leases', 'leases.spare']);
+  });
+});
+
 describe('too many open files under the journal', {
   skip: !isLimitable && 'prlimit is not installed',
 }, () => {

@@ -6,6 +6,7 @@ import path from 'node:path';
 import type { Logger } from '../contract/index.ts';
 import { errorCode } from '../lib/errors.ts';
 import { removeDurably, writeDurably } from '../lib/files.ts';
+import { gathered } from '../lib/gathered.ts';
 import {
   type LeaseRecord,
   parseRecord,
@@ -64,14 +65,15 @@ export function createFileJournal(
     async setAside(jobId) {
       await rename(fileOf(jobId), `${fileOf(jobId)}.undelivered`);
     },
-    async keepSpare() {
+    // Of jobs that are claimed together, each sees to it.
+    keepSpare: gathered(async () => {
       await mkdir(directory, { recursive: true, mode: 0o700 });
       const size = await stat(spare).then(
         (found) => found.size,
         () => 0,
       );
       if (size !== SPARE_BYTES) await writeDurably(spare, randomBytes(SPARE_BYTES));
-    },
+    }),
     async load() {
       await mkdir(directory, { recursive: true, mode: 0o700 });
       await settleDrafts(directory);

@@ -474,13 +474,24 @@ export class Lease {
         place.release();
         return;
       }
-      const machine = isReady(place) ? place.take() : place.boot(this.#services.bootSpec(this));
+      const machine = this.#machineIn(place);
       this.#machine = machine;
       this.#watch(machine);
       this.#tellPersist(machine);
       await this.#services.checkpoint(isReady(place) ? 'warm-bound' : 'machine-requested');
       await this.#advance({ type: 'booting' });
     });
+  }
+
+  /** Where there cannot be one, the room is free again. */
+  #machineIn(place: Place): Machine {
+    if (isReady(place)) return place.take();
+    try {
+      return place.boot(this.#services.bootSpec(this));
+    } catch (error) {
+      place.release();
+      throw error;
+    }
   }
 
   #tellPersist(machine: Machine): void {

@@ -5,9 +5,12 @@ import path from 'node:path';
 import type { Logger } from '../contract/index.ts';
 import { errorCode } from '../lib/errors.ts';
 import { writeDurably } from '../lib/files.ts';
+import { Serial } from '../lib/serial.ts';
 
 export class Pauses {
   readonly #file: string;
+  /** Each wish is for one more or one less than the one before it has left. */
+  readonly #changes = new Serial();
   #names: ReadonlySet<string> = new Set();
 
   constructor(stateDir: string) {
@@ -38,12 +41,14 @@ export class Pauses {
   }
 
   /** Resolves once it is durable. */
-  async set(runner: string, paused: boolean): Promise<void> {
-    const names = new Set(this.#names);
-    if (paused) names.add(runner);
-    else names.delete(runner);
-    await writeDurably(this.#file, `${JSON.stringify([...names])}\n`);
-    this.#names = names;
+  set(runner: string, paused: boolean): Promise<void> {
+    return this.#changes.run(async () => {
+      const names = new Set(this.#names);
+      if (paused) names.add(runner);
+      else names.delete(runner);
+      await writeDurably(this.#file, `${JSON.stringify([...names])}\n`);
+      this.#names = names;
+    });
   }
 }
 

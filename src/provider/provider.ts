@@ -40,8 +40,10 @@ export function createProvider(
   let config = initial;
   let listening: ListenTarget | undefined;
   let systemId = '';
+  /** As it is configured; one that is not any more, as it was when its last request began. */
   const runnerOf = (name: string): RunnerConfig | undefined =>
-    config.runners.find((runner) => runner.name === name);
+    config.runners.find((runner) => runner.name === name) ??
+    [...leaving.keys()].find((claimer) => claimer.name === name)?.settings;
 
   // What watches: a log that masks tokens, and metrics.
   const metrics = createProviderMetrics(
@@ -113,7 +115,9 @@ export function createProvider(
     pool: host.pool,
     timings: config.timings,
     log,
-    consoleTail: config.consoleTail,
+    get consoleTail() {
+      return config.consoleTail;
+    },
     checkpoint: seams.checkpoint,
     readPayload,
     newIdentity: (runner) => newIdentity(runner, runnerOf(runner)?.tokenFile, seams),
@@ -196,6 +200,10 @@ export function createProvider(
   const backoff = new Backoff(config.timings, seams, clock);
   const pauses = new Pauses(host.stateDir);
   let claimers: Claimer[] = [];
+  /** Not before what an earlier run left is known, and not once a stop or a drain has begun. */
+  let isClaiming = false;
+  /** Their runners are configured no more, and a request or claim of theirs may still be under way. */
+  const leaving = new Map<Claimer, Promise<void>>();
   const wakeClaimers = (): void => {
     for (const claimer of claimers) claimer.wake();
     warm.look();
@@ -236,8 +244,13 @@ export function createProvider(
       asked: metrics.asked,
       expiry: (name, expiresAt) => warnOfExpiry(name, expiresAt, clock.now(), log),
     });
+  const dismiss = (claimer: Claimer): void => {
+    const stopped = claimer.stop().finally(() => leaving.delete(claimer));
+    leaving.set(claimer, stopped);
+  };
   const stopClaiming = async (): Promise<void> => {
-    await Promise.all(claimers.map((claimer) => claimer.stop()));
+    isClaiming = false;
+    await Promise.all([...claimers.map((claimer) => claimer.stop()), ...leaving.values()]);
   };
 
   const routes = createWebhookHandler({
@@ -263,6 +276,7 @@ export function createProvider(
       proxy.accept(listening);
       leases.resume();
       await journal.check();
+      isClaiming = true;
       claimers = config.runners.map(createClaimer);
       for (const claimer of claimers) claimer.start();
       warm.begin();
@@ -287,8 +301,9 @@ export function createProvider(
         ca: config.ca,
         timings: config.timings,
       };
-      const gone = claimers.filter((claimer) => runnerOf(claimer.name) === undefined);
-      for (const claimer of gone) void claimer.stop();
+      if (!isClaiming) return;
+      const names = new Set(config.runners.map(({ name }) => name));
+      for (const claimer of claimers) if (!names.has(claimer.name)) dismiss(claimer);
       claimers = config.runners.map((runner) => {
         const known = claimers.find((claimer) => claimer.name === runner.name);
         known?.reconfigure(runner, config);
@@ -300,15 +315,15 @@ export function createProvider(
     },
 
     async pause(runner, paused) {
-      const claimer = claimers.find((candidate) => candidate.name === runner);
-      if (claimer === undefined) {
+      if (!claimers.some((claimer) => claimer.name === runner)) {
         throw new ForrestGitlabError(
           'runner_unknown',
           `no runner of the name ${runner} is configured`,
         );
       }
       await pauses.set(runner, paused);
-      claimer.pause(paused);
+      // A reload may have put another one in its place meanwhile.
+      claimers.find((claimer) => claimer.name === runner)?.pause(paused);
       warm.look();
     },
 

@@ -49,6 +49,30 @@ describe('whether GitLab answers', () => {
     assert.equal(health.outages, 0);
   });
 
+  it('is not out by a probe that was sent before an answer, and goes on with one at a time', async () => {
+    const probes: Array<(result: Probed) => void> = [];
+    const health = new GitlabHealth({
+      clock: systemClock,
+      timings: { probeMs: 1, probeCapMs: 1, retryAfterCapMs: 1 },
+      probe: () => new Promise((resolve) => probes.push(resolve)),
+    });
+    health.suspect('cut');
+    health.answered();
+    health.suspect('cut');
+    assert.equal(probes.length, 2);
+    probes[0]?.(OUT);
+    await new Promise(setImmediate);
+    assert.equal(health.outSince, null);
+    probes[1]?.(OUT);
+    await eventually('the outage', () => health.outSince !== null);
+    for (const count of [3, 4, 5]) {
+      await eventually('the next probe', () => probes.length >= count);
+      assert.equal(probes.length, count);
+      probes[count - 1]?.(OUT);
+    }
+    health.close();
+  });
+
   it('is back as soon as anybody is answered', async () => {
     const { health } = healthOf([OUT]);
     health.suspect('cut');

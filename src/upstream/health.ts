@@ -47,6 +47,8 @@ export class GitlabHealth {
   #outSince: number | null = null;
   #reason: string | null = null;
   #suspectedAt = 0;
+  /** How many times that has been. */
+  #suspicions = 0;
   #provenAt = Number.NEGATIVE_INFINITY;
   #outages = 0;
   #released = 0;
@@ -94,6 +96,7 @@ export class GitlabHealth {
     // GitLab has just answered a probe: what fails is this call alone.
     if (clock.monotonic() - this.#provenAt < timings.probeMs) return;
     this.#state = 'suspected';
+    this.#suspicions += 1;
     this.#suspectedAt = clock.now();
     this.#reason = reason;
     void this.#probe(timings.probeMs);
@@ -135,6 +138,7 @@ export class GitlabHealth {
 
   async #probe(delayMs: number): Promise<void> {
     const { timings, clock, probe } = this.#options;
+    const suspicion = this.#suspicions;
     const result = await probe();
     if (this.#state === 'up' || this.#closed) return;
     if (result.ok) {
@@ -142,6 +146,8 @@ export class GitlabHealth {
       this.#back();
       return;
     }
+    // An answer came meanwhile, and another failure, which has a probe of its own: that one decides.
+    if (suspicion !== this.#suspicions) return;
     this.#reason = result.reason;
     if (this.#state === 'suspected') {
       this.#state = 'out';
