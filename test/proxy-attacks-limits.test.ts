@@ -123,6 +123,21 @@ suite('too much', { concurrency: 2 }, () => {
     assert.equal((await guest.log('alive')).status, 202);
   });
 
+  test('a JSON body of thousands of names, or of thousands of levels: none is looked into', async (t) => {
+    const { job, guest, assertUntouched } = await startVictims(t);
+    const update = async (body: string): Promise<number> => {
+      const headers = { 'content-type': 'application/json', 'job-token': job.token };
+      return (await guest.call('PUT', `jobs/${job.id}`, { headers, body })).status;
+    };
+    const names = Array.from({ length: 10_000 }, (_, i) => [`n${i}`, 0]);
+    const token = { token: job.token, state: 'running' };
+    assert.equal(await update(JSON.stringify({ ...Object.fromEntries(names), ...token })), 413);
+    const levels = `${'['.repeat(5000)}${']'.repeat(5000)}`;
+    assert.equal(await update(`{"a":${levels},${JSON.stringify(token).slice(1)}`), 400);
+    assertUntouched('JSON that takes long');
+    assert.equal(await update(JSON.stringify(token)), 200);
+  });
+
   test('bodies in chunks of one byte take no more than their bytes while they wait', async (t) => {
     const { rig, port, api, job, guest } = await startVictims(t);
     rig.gitlab.inject({ match: { route: 'artifacts-upload' }, do: { hangAfterBytes: 1 } });
