@@ -202,6 +202,22 @@ suite('too much', { concurrency: 2 }, () => {
     assert.equal(reached.length, 1);
   });
 
+  test('calls sent ahead of an answer that does not come take no more than their bytes', async (t) => {
+    const { rig, port, api, job, guest } = await startVictims(t);
+    rig.gitlab.inject({ match: { route: 'artifacts-download' }, do: { hang: true } });
+    const call = head(`GET ${api}/jobs/${job.id}/artifacts HTTP/1.1`, `JOB-TOKEN: ${job.token}`);
+    const before = await heapMib();
+    for (let count = 0; count < 20; count += 1) {
+      (await connect(t, port)).write(call + 'GET / HTTP/1.1\r\nHost:\r\n\r\n'.repeat(2000));
+    }
+    const hanging = () =>
+      rig.gitlab.requests.filter((one) => one.route === 'artifacts-download').length;
+    await rig.gitlab.waitFor('the calls to hang', () => hanging() === 20);
+    const grown = (await heapMib()) - before;
+    assert.ok(grown < 20, `memory has grown by ${Math.round(grown)} MiB`);
+    assert.equal((await guest.log('alive')).status, 202);
+  });
+
   test('calls in a flood: 429 for the machine that floods, for as long as it does', async (t) => {
     const limits = { callsPerSecond: 5, callBurst: 20 };
     const { job, guest, other } = await startVictims(t, { seams: { limits } });

@@ -84,3 +84,25 @@ it('stops reading from who sends more than is read', async (t) => {
   // 64 KiB of body wait, in six times as many bytes, and what was read with the last of them.
   assert.ok(before < 1024 * 1024, `${before} bytes were read`);
 });
+
+it('of requests before their turn, looks at no more than the first', async (t) => {
+  let made = 0;
+  class Counted extends GuestMessage {
+    constructor(socket: net.Socket) {
+      super(socket);
+      made += 1;
+    }
+  }
+  const server = http.createServer({ IncomingMessage: Counted }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const cut = once(server, 'upgrade');
+  const sender = net.connect((server.address() as AddressInfo).port, '127.0.0.1');
+  t.after(() => {
+    sender.destroy();
+    server.close();
+  });
+  sender.write('GET / HTTP/1.1\r\nHost:\r\n\r\n'.repeat(2000));
+  const [, socket] = (await within('them to be cut off', cut)) as [unknown, net.Socket];
+  assert.equal(made, 2);
+  socket.destroy();
+});

@@ -1,15 +1,35 @@
-/** A guest's request as Node reads it, whose body takes as much memory as it has bytes, however it is cut into chunks. */
+/** A guest's request as Node reads it, with what keeps requests made for that from taking memory without end. */
 
-import { IncomingMessage } from 'node:http';
+import { IncomingMessage, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import { Pieces, SMALL_PIECE_BYTES } from '../lib/pieces.ts';
 
 /**
  * Node keeps each chunk that nobody reads yet as an object, and counts its bytes alone: 64 KiB in chunks of one
  * byte take more than 10 MB. Here, small chunks that have to wait wait together.
+ *
+ * Node also reads on when a request comes before the one ahead of it is answered: 64 KiB of such requests take as
+ * many MB. Here, the first of them ends the reading: it is made out to ask for another protocol, and the server
+ * gets an `upgrade`. What does ask for one does not, and is a request as any other.
  */
 export class GuestMessage extends IncomingMessage {
   /** What comes after all that the stream holds. */
   readonly #waiting = new Pieces();
+  readonly #isAhead: boolean;
+
+  constructor(socket: Socket & { _httpMessage?: ServerResponse | null }) {
+    super(socket);
+    // The answer that is under way on it, as long as it is.
+    this.#isAhead = Boolean(socket._httpMessage);
+  }
+
+  /** Node cuts off a `CONNECT` by itself. */
+  get upgrade(): boolean {
+    return this.#isAhead || this.method === 'CONNECT';
+  }
+
+  /** Node says what the request asks for. */
+  set upgrade(_: boolean | null) {}
 
   override push(chunk: Buffer | null, encoding?: BufferEncoding): boolean {
     if (chunk === null) {
