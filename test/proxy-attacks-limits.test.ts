@@ -123,11 +123,26 @@ suite('too much', { concurrency: 2 }, () => {
     assert.equal((await guest.log('alive')).status, 202);
   });
 
-  test('bodies in chunks of one byte take no more than their bytes while they wait', async (t) => {
+  test('a JSON body of thousands of names, or of thousands of levels: none is looked into', async (t) => {
+    const { job, guest, assertUntouched } = await startVictims(t);
+    const update = async (body: string): Promise<number> => {
+      const headers = { 'content-type': 'application/json', 'job-token': job.token };
+      return (await guest.call('PUT', `jobs/${job.id}`, { headers, body })).status;
+    };
+    const names = Array.from({ length: 10_000 }, (_, i) => [`n${i}`, 0]);
+    const token = { token: job.token, state: 'running' };
+    assert.equal(await update(JSON.stringify({ ...Object.fromEntries(names), ...token })), 413);
+    const levels = `${'['.repeat(5000)}${']'.repeat(5000)}`;
+    assert.equal(await update(`{"a":${levels},${JSON.stringify(token).slice(1)}`), 400);
+    assertUntouched('JSON that takes long');
+    assert.equal(await update(JSON.stringify(token)), 200);
+  });
+
+  test('bodies in small chunks take no more than their bytes while they wait', async (t) => {
     const { rig, port, api, job, guest } = await startVictims(t);
     rig.gitlab.inject({ match: { route: 'artifacts-upload' }, do: { hangAfterBytes: 1 } });
     const before = await heapMib();
-    const body = '1\r\nx\r\n'.repeat(66_000);
+    const body = `64\r\n${'x'.repeat(100)}\r\n`.repeat(2000);
     const request = head(
       `POST ${api}/jobs/${job.id}/artifacts HTTP/1.1`,
       `JOB-TOKEN: ${job.token}`,
@@ -152,6 +167,23 @@ suite('too much', { concurrency: 2 }, () => {
     });
     const grown = (await heapMib()) - before;
     assert.ok(grown < 20, `memory has grown by ${Math.round(grown)} MiB`);
+    assert.equal((await guest.log('alive')).status, 202);
+  });
+
+  test('a body in chunks of one byte is cut off', async (t) => {
+    const { port, api, job, guest } = await startVictims(t);
+    const request = head(
+      `POST ${api}/jobs/${job.id}/artifacts HTTP/1.1`,
+      `JOB-TOKEN: ${job.token}`,
+      'Content-Type: multipart/form-data; boundary=x',
+      'Transfer-Encoding: chunked',
+    );
+    const socket = await connect(t, port);
+    const answer = readToEnd(socket);
+    socket.write(request);
+    const sent = await pour(socket, Buffer.from('1\r\nx\r\n'.repeat(1000)), 64 * MIB);
+    assert.equal((await answer).status, null);
+    assert.ok(sent < 32 * MIB, `cut off after ${sent} bytes`);
     assert.equal((await guest.log('alive')).status, 202);
   });
 
@@ -185,6 +217,22 @@ suite('too much', { concurrency: 2 }, () => {
     assert.deepEqual(answer.statuses, [404], 'GitLab’s answer to the first');
     const reached = rig.gitlab.requests.filter((one) => one.target.includes('environment_key'));
     assert.equal(reached.length, 1);
+  });
+
+  test('calls sent ahead of an answer that does not come take no more than their bytes', async (t) => {
+    const { rig, port, api, job, guest } = await startVictims(t);
+    rig.gitlab.inject({ match: { route: 'artifacts-download' }, do: { hang: true } });
+    const call = head(`GET ${api}/jobs/${job.id}/artifacts HTTP/1.1`, `JOB-TOKEN: ${job.token}`);
+    const before = await heapMib();
+    for (let count = 0; count < 20; count += 1) {
+      (await connect(t, port)).write(call + 'GET / HTTP/1.1\r\nHost:\r\n\r\n'.repeat(2000));
+    }
+    const hanging = () =>
+      rig.gitlab.requests.filter((one) => one.route === 'artifacts-download').length;
+    await rig.gitlab.waitFor('the calls to hang', () => hanging() === 20);
+    const grown = (await heapMib()) - before;
+    assert.ok(grown < 20, `memory has grown by ${Math.round(grown)} MiB`);
+    assert.equal((await guest.log('alive')).status, 202);
   });
 
   test('calls in a flood: 429 for the machine that floods, for as long as it does', async (t) => {

@@ -1,6 +1,7 @@
 /** What every request passes before the routes see it: form, VM token, limits of its machine. */
 
 import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Leases } from '../leases/index.ts';
 import { type GuestRequest, type GuestResponse, isWhole } from './guest-call.ts';
 import type { GuestConnection, Guests } from './guests.ts';
@@ -63,6 +64,13 @@ export function createDoor(server: Server, listener: Admitted, door: Admission):
     if (head === undefined) return;
     outgoing.writeContinue();
     listener(head, incoming, outgoing);
+  });
+  // Made of a request before its turn: see `GuestMessage`. Node has left the connection to us.
+  server.on('upgrade', (_incoming, socket: Socket) => {
+    socket.on('error', () => undefined);
+    const connection = door.guests.of(socket);
+    if (connection === undefined) socket.destroy();
+    else connection.cutOff();
   });
   server.on('checkExpectation', (incoming, outgoing) => {
     const connection = door.guests.of(incoming.socket);

@@ -38,7 +38,7 @@ async function send(
 it('keeps small chunks that nobody reads yet together: each of them costs memory', async (t) => {
   const { incoming, body } = await send(
     t,
-    Array.from({ length: 60_000 }, () => 1),
+    Array.from({ length: 600 }, () => 100),
   );
   await eventually('all of it to wait', () => incoming.complete);
   const chunks: Buffer[] = [];
@@ -68,10 +68,21 @@ for (const [how, pauseEvery] of [
   });
 }
 
+it('cuts off a body that is nothing but tiny chunks', async (t) => {
+  const { incoming } = await send(
+    t,
+    Array.from({ length: 30_000 }, () => 1),
+  );
+  const closed = once(incoming, 'close');
+  incoming.resume();
+  await within('its end', closed);
+  assert.equal(incoming.complete, false);
+});
+
 it('stops reading from who sends more than is read', async (t) => {
   const { incoming } = await send(
     t,
-    Array.from({ length: 2_000_000 }, () => 1),
+    Array.from({ length: 20_000 }, () => 100),
   );
   let before = -1;
   await eventually('it to stand still', async () => {
@@ -81,6 +92,28 @@ it('stops reading from who sends more than is read', async (t) => {
     await new Promise((resolve) => setTimeout(resolve, 200));
     return same;
   });
-  // 64 KiB of body wait, in six times as many bytes, and what was read with the last of them.
+  // 64 KiB of body wait, and what was read with the last of them.
   assert.ok(before < 1024 * 1024, `${before} bytes were read`);
+});
+
+it('of requests before their turn, looks at no more than the first', async (t) => {
+  let made = 0;
+  class Counted extends GuestMessage {
+    constructor(socket: net.Socket) {
+      super(socket);
+      made += 1;
+    }
+  }
+  const server = http.createServer({ IncomingMessage: Counted }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const cut = once(server, 'upgrade');
+  const sender = net.connect((server.address() as AddressInfo).port, '127.0.0.1');
+  t.after(() => {
+    sender.destroy();
+    server.close();
+  });
+  sender.write('GET / HTTP/1.1\r\nHost:\r\n\r\n'.repeat(2000));
+  const [, socket] = (await within('them to be cut off', cut)) as [unknown, net.Socket];
+  assert.equal(made, 2);
+  socket.destroy();
 });

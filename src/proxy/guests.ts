@@ -79,6 +79,11 @@ export class Guests {
     }
   }
 
+  /** Closes all of them. */
+  close(): void {
+    for (const socket of this.#all.keys()) socket.destroy();
+  }
+
   /** To be called now and then: ends what does not move, forgets what is not used. */
   sweep(): void {
     const now = this.#monotonic();

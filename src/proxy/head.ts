@@ -51,6 +51,7 @@ export function readHead(
       return { kind: 'refused', status: 400 };
     }
   }
+  if (!names.has('host')) return { kind: 'refused', status: 400 };
   const [, vmToken = /^\/?([^/?]*)/.exec(url)?.[1] ?? '', path] = TARGET.exec(url) ?? [];
   return { kind: 'readable', vmToken, path: METHODS.has(incoming.method ?? '') ? path : undefined };
 }

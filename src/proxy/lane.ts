@@ -51,10 +51,6 @@ export class Lane {
     const now = this.#services.monotonic();
     for (const member of this.#members) member.endIfIdle(now);
   }
-
-  close(): void {
-    for (const member of this.#members) member.destroy();
-  }
 }
 
 class Member {
@@ -93,10 +89,6 @@ class Member {
     socket.on('error', ignore);
   }
 
-  destroy(): void {
-    this.#socket.destroy();
-  }
-
   endIfIdle(now: number): void {
     if (this.#outgoing !== null) return;
     // A body that takes its time is Node's, and has limits there.
@@ -107,7 +99,7 @@ class Member {
     const { headersMs, keepAliveMs } = this.#services.limits;
     const idleMs = now - this.#idleSince;
     const isBetweenCalls = this.#calls > 0 && this.#bytes.length === 0;
-    if (isBetweenCalls && idleMs >= keepAliveMs) this.destroy();
+    if (isBetweenCalls && idleMs >= keepAliveMs) this.#socket.destroy();
     if (!isBetweenCalls && idleMs >= headersMs) this.#connection.refuse(refusals[408]);
   }
 

@@ -37,7 +37,10 @@ export interface Limits {
    * next to nothing.
    */
   readonly floodDelayMs: number;
-  /** The body of a JSON call: GitLab itself takes 32 KiB on `jobs/request`; room for later versions. */
+  /**
+   * The body of a JSON call, as GitLab itself takes it on `jobs/request`; a runner's has about 1 KiB. To read one
+   * takes up to 3 ms, in which nobody else is answered, and `callsPerSecond` of them may come.
+   */
   readonly jsonBytes: number;
   /** For that body to come whole: it is sent at once. */
   readonly jsonMs: number;
@@ -70,7 +73,7 @@ export const DEFAULT_LIMITS: Limits = Object.freeze({
   callsPerSecond: 100,
   callBurst: 50,
   floodDelayMs: 2000,
-  jsonBytes: 256 * KIB,
+  jsonBytes: 32 * KIB,
   jsonMs: 30 * SECOND,
   idleMs: 5 * MINUTE,
   checkEveryMs: 5 * SECOND,

@@ -54,7 +54,8 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       keepAliveTimeout: limits.keepAliveMs,
       maxHeaderSize: limits.headerBytes,
       insecureHTTPParser: false,
-      requireHostHeader: true,
+      // `readHead` does: Node would answer, and read on.
+      requireHostHeader: false,
       rejectNonStandardBodyWrites: true,
     },
   } as Parameters<typeof createAdaptorServer>[0]) as Server;
@@ -93,8 +94,7 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
     async close() {
       clearInterval(sweeping);
       await listening?.close();
-      lane.close();
-      server.closeAllConnections();
+      guests.close();
       server.close();
     },
   };
