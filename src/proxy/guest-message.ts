@@ -4,16 +4,19 @@ import { IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Pieces, SMALL_PIECE_BYTES } from '../lib/pieces.ts';
 
-/** Of a body's chunks, on average: Go's compressor, which writes the smallest of any sender's, writes 240 at once. */
-const LEAST_CHUNK_BYTES = 64;
+/** A chunk of fewer bytes takes more time than those are worth. */
+const TINY_CHUNK_BYTES = 64;
 
-/** So many may be smaller: those of a form's fields, and of a body's end. */
+/** So many of them cost nothing: those of a form, and of a report that a runner compresses file by file. */
 const FREE_CHUNKS = 1000;
+
+/** For each further one, the body rests so long: a report of ten thousand files takes some seconds more. */
+const REST_MS = 0.5;
 
 /**
  * Node keeps each chunk that nobody reads yet as an object, and counts its bytes alone: 64 KiB in chunks of one
  * byte take more than 10 MB. Here, small chunks that have to wait wait together.
- * Each takes time as well: who cuts a body into tiny ones would have most of everybody's, and is cut off.
+ * Each takes time as well: who cuts a body into tiny ones would have most of everybody's, and is slowed down.
  *
  * Node also reads on when a request comes before the one ahead of it is answered: 64 KiB of such requests take as
  * many MB. Here, the first of them ends the reading: it is made out to ask for another protocol, and the server
@@ -23,8 +26,8 @@ export class GuestMessage extends IncomingMessage {
   /** What comes after all that the stream holds. */
   readonly #waiting = new Pieces();
   readonly #isAhead: boolean;
-  #chunks = 0;
-  #bytes = 0;
+  #tinyChunks = 0;
+  #isResting = false;
 
   constructor(socket: Socket & { _httpMessage?: ServerResponse | null }) {
     super(socket);
@@ -45,24 +48,40 @@ export class GuestMessage extends IncomingMessage {
       this.#pushWaiting();
       return super.push(null);
     }
-    if (this.destroyed) return false;
-    this.#chunks += 1;
-    this.#bytes += chunk.length;
-    if (this.#chunks > FREE_CHUNKS && this.#bytes < this.#chunks * LEAST_CHUNK_BYTES) {
-      this.destroy();
-      return false;
-    }
     const isInTurn = this.#waiting.length === 0;
+    let takesMore: boolean;
     if (isInTurn && (chunk.length >= SMALL_PIECE_BYTES || this.readableLength === 0)) {
-      return super.push(chunk, encoding);
+      takesMore = super.push(chunk, encoding);
+    } else {
+      this.#waiting.add(chunk);
+      takesMore = this.readableLength + this.#waiting.length < this.readableHighWaterMark;
     }
-    this.#waiting.add(chunk);
-    return this.readableLength + this.#waiting.length < this.readableHighWaterMark;
+    if (chunk.length < TINY_CHUNK_BYTES) this.#tinyChunks += 1;
+    if (this.#tinyChunks > FREE_CHUNKS) this.#rest();
+    return takesMore && !this.#isResting;
+  }
+
+  override _read(size: number): void {
+    if (!this.#isResting) super._read(size);
   }
 
   override read(size?: number): Buffer | null {
     if (this.readableLength === 0) this.#pushWaiting();
     return super.read(size);
+  }
+
+  /** Reads no more for a while. What Node has read already still comes, in this turn. */
+  #rest(): void {
+    if (this.#isResting) return;
+    this.#isResting = true;
+    setImmediate(() => {
+      const restMs = (this.#tinyChunks - FREE_CHUNKS) * REST_MS;
+      setTimeout(() => {
+        this.#tinyChunks = FREE_CHUNKS;
+        this.#isResting = false;
+        this._read(0);
+      }, restMs);
+    });
   }
 
   #pushWaiting(): void {
