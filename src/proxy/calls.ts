@@ -98,7 +98,9 @@ async function updateJob(call: JobCall, services: Services): Promise<Refused> {
       // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
       const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
       await lease.finalTaken(canceling ? 'canceled' : state);
-      if (state === 'failed') services.failed(lease.runner, String(json['failure_reason']));
+      const { failure_reason: reason } = json;
+      if (state === 'failed')
+        services.failed(lease.runner, typeof reason === 'string' ? reason : '');
     },
   });
 }

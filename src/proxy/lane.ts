@@ -26,7 +26,7 @@ export interface LaneServices {
     outgoing: GuestResponse,
   ): void;
   /** Takes over a connection, with what it has sent last. */
-  leave(socket: Socket): void;
+  leave(socket: Socket, bytes: Buffer): void;
 }
 
 /** All connections that are in it. */
@@ -168,8 +168,7 @@ class Member {
     socket.off('data', this.#onData).off('end', this.#onEnd);
     socket.off('close', this.#onClose).off('error', ignore);
     socket.pause();
-    socket.unshift(this.#bytes);
-    this.#services.leave(socket);
+    this.#services.leave(socket, this.#bytes);
   }
 }
 

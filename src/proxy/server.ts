@@ -59,8 +59,10 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       rejectNonStandardBodyWrites: true,
     },
   } as Parameters<typeof createAdaptorServer>[0]) as Server;
-  const leaveToNode = (socket: Socket): void => {
+  // Not by `unshift`: Node pauses a connection only where it flows, which is not so while that is read.
+  const leaveToNode = (socket: Socket, bytes: Buffer): void => {
     server.emit('connection', socket);
+    socket.emit('data', bytes);
     socket.resume();
   };
   const lane = new Lane({
