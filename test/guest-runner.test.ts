@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, test } from 'node:test';
+import { gunzipSync } from 'node:zlib';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
 import { sessionMembers } from '../fixtures/host/src/drivers/proc.ts';
 import { findGuestRunner } from '../fixtures/main-job/runner.ts';
@@ -57,6 +58,21 @@ for (const kind of ['stand-in', 'official'] as const) {
         assert.deepEqual(job.verdict(), { handedOut: 1, ended: 1, logIntact: true, anomalies: [] });
       }
       assert.match(build.log.toString(), /token is \[MASKED\]/);
+    });
+
+    test('uploads a report of very many small files, which it compresses one by one', async (t) => {
+      const rig = await createRig(t, await withRunner());
+      const job = rig.queue({
+        name: 'reports',
+        script: ['mkdir r', 'for i in $(seq 1500); do echo "<a/>" > r/$i.xml; done'],
+        artifacts: [{ paths: ['r/*.xml'], type: 'junit', format: 'gzip' }],
+      });
+      await rig.start();
+      await ended(rig, job);
+      assert.equal(job.status, 'success', job.log.toString());
+      const report = job.artifacts.find(({ type }) => type === 'junit');
+      assert.ok(report);
+      assert.equal(gunzipSync(await readFile(report.path)).toString(), '<a/>\n'.repeat(1500));
     });
 
     test('a script that fails, with its exit code', async (t) => {

@@ -48,9 +48,11 @@ export class GuestMessage extends IncomingMessage {
       this.#pushWaiting();
       return super.push(null);
     }
-    const isInTurn = this.#waiting.length === 0;
     let takesMore: boolean;
-    if (isInTurn && (chunk.length >= SMALL_PIECE_BYTES || this.readableLength === 0)) {
+    if (chunk.length >= SMALL_PIECE_BYTES) {
+      this.#pushWaiting();
+      takesMore = super.push(chunk, encoding);
+    } else if (this.#waiting.length === 0 && this.readableLength === 0) {
       takesMore = super.push(chunk, encoding);
     } else {
       this.#waiting.add(chunk);
