@@ -49,14 +49,13 @@ export class GuestMessage extends IncomingMessage {
       return super.push(null);
     }
     let takesMore: boolean;
-    if (chunk.length >= SMALL_PIECE_BYTES) {
-      this.#pushWaiting();
-      takesMore = super.push(chunk, encoding);
-    } else if (this.#waiting.length === 0 && this.readableLength === 0) {
-      takesMore = super.push(chunk, encoding);
-    } else {
+    const othersWait = this.#waiting.length > 0 || this.readableLength > 0;
+    if (chunk.length < SMALL_PIECE_BYTES && othersWait) {
       this.#waiting.add(chunk);
       takesMore = this.readableLength + this.#waiting.length < this.readableHighWaterMark;
+    } else {
+      this.#pushWaiting();
+      takesMore = super.push(chunk, encoding);
     }
     if (chunk.length < TINY_CHUNK_BYTES) this.#tinyChunks += 1;
     if (this.#tinyChunks > FREE_CHUNKS) this.#rest();
