@@ -7,7 +7,7 @@ import { readdirSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import path from 'node:path';
 import { suite, test } from 'node:test';
-import { eventually, within } from './support/deadline.ts';
+import { eventually, standing, within } from './support/deadline.ts';
 import { heapMib } from './support/heap.ts';
 import { connect, exchange, head, readToEnd } from './support/raw.ts';
 import { startVictims } from './support/victims.ts';
@@ -158,13 +158,7 @@ suite('too much', { concurrency: 2 }, () => {
     );
     const sent = (): number =>
       sockets.reduce((sum, socket) => sum + socket.bytesWritten - socket.writableLength, 0);
-    let last = -1;
-    await eventually('the uploads to stand still', async () => {
-      const same = sent() === last;
-      last = sent();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      return same;
-    });
+    await standing('the uploads to stand still', sent, 300);
     const grown = (await heapMib()) - before;
     assert.ok(grown < 20, `memory has grown by ${Math.round(grown)} MiB`);
     assert.equal((await guest.log('alive')).status, 202);
@@ -183,13 +177,7 @@ suite('too much', { concurrency: 2 }, () => {
     socket.write(request + '1\r\nx\r\n'.repeat(bytes));
     const arrived = (): number =>
       rig.gitlab.requests.findLast(({ route }) => route === 'artifacts-upload')?.bodyBytes ?? 0;
-    let last = 0;
-    await eventually('it to rest', async () => {
-      const same = last > 0 && arrived() === last;
-      last = arrived();
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      return same;
-    });
+    const last = await standing('it to rest', arrived, 500);
     assert.ok(last < bytes / 2, `${last} bytes came at once`);
     assert.equal((await guest.log('alive')).status, 202);
   });

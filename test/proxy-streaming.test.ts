@@ -7,7 +7,7 @@ import http, { type IncomingMessage } from 'node:http';
 import net from 'node:net';
 import { suite, type TestContext, test } from 'node:test';
 import type { SimJob } from '../fixtures/gitlab/index.ts';
-import { eventually, within } from './support/deadline.ts';
+import { eventually, standing, within } from './support/deadline.ts';
 import { exchangeRaw, type FrontHandler, startFrontRig } from './support/front.ts';
 import type { Guest } from './support/guest.ts';
 import { bodyOf } from './support/http-server.ts';
@@ -63,18 +63,6 @@ function pour(request: http.ClientRequest, bytes: number): { written: number } {
   return poured;
 }
 
-/** Resolves once a number has not grown for a while. */
-async function standing(read: () => number): Promise<number> {
-  let before = -1;
-  return await eventually('it to stand still', async () => {
-    const now = read();
-    const same = now === before && now > 0;
-    before = now;
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    return same ? now : undefined;
-  });
-}
-
 const answered = async (request: http.ClientRequest): Promise<IncomingMessage> =>
   ((await within('an answer', once(request, 'response'), 40_000)) as [IncomingMessage])[0];
 
@@ -93,7 +81,7 @@ suite('streaming', { concurrency: 4 }, () => {
     });
     const poured = pour(upload, LARGE);
     const incoming = await within('the upload to arrive', reader.promise);
-    const stood = await standing(() => poured.written);
+    const stood = await standing('it to stand still', () => poured.written);
     assert.ok(stood < KEPT_ON_THE_WAY, `${stood} bytes were taken that GitLab did not read`);
     incoming.resume();
     const answer = await answered(upload);
@@ -117,7 +105,7 @@ suite('streaming', { concurrency: 4 }, () => {
     });
     download.end();
     const answer = await answered(download);
-    const stood = await standing(() => sent);
+    const stood = await standing('it to stand still', () => sent);
     assert.ok(stood < KEPT_ON_THE_WAY, `${stood} bytes were fetched that the guest did not read`);
     let received = 0;
     for await (const chunk of answer) received += (chunk as Buffer).length;
@@ -140,7 +128,7 @@ suite('streaming', { concurrency: 4 }, () => {
     });
     upload.on('error', () => undefined);
     const poured = pour(upload, LARGE);
-    const stood = await standing(() => poured.written);
+    const stood = await standing('it to stand still', () => poured.written);
     assert.ok(stood < KEPT_ON_THE_WAY, `${stood} bytes were taken while GitLab was out`);
     upload.destroy();
     await rig.gitlab.bringBack();

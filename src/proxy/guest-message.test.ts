@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import { it, type TestContext } from 'node:test';
-import { eventually, within } from '../../test/support/deadline.ts';
+import { eventually, standing, within } from '../../test/support/deadline.ts';
 import { GuestMessage } from './guest-message.ts';
 
 /** Sends a body in chunks of those sizes; resolves with the request that it arrives as, and its bytes. */
@@ -90,14 +90,7 @@ it('stops reading from who sends more than is read', async (t) => {
     t,
     Array.from({ length: 20_000 }, () => 100),
   );
-  let before = -1;
-  await eventually('it to stand still', async () => {
-    const { bytesRead } = incoming.socket;
-    const same = bytesRead === before;
-    before = bytesRead;
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    return same;
-  });
+  const before = await standing('it to stand still', () => incoming.socket.bytesRead);
   // 64 KiB of body wait, and what was read with the last of them.
   assert.ok(before < 1024 * 1024, `${before} bytes were read`);
 });

@@ -32,3 +32,15 @@ export async function eventually<T>(
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
+
+/** Resolves with a number, above zero, once it has not changed for a while. */
+export function standing(label: string, read: () => number, forMs = 200): Promise<number> {
+  let before = 0;
+  return eventually(label, async () => {
+    const now = read();
+    const same = now > 0 && now === before;
+    before = now;
+    await new Promise((resolve) => setTimeout(resolve, forMs));
+    return same && now;
+  });
+}

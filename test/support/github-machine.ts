@@ -13,6 +13,7 @@ import type {
 } from 'forrest-gitlab/contract';
 import { ask } from '../../fixtures/testing/ask.ts';
 import { writePrivate } from './files.ts';
+import { outcomeOf } from './machine-outcome.ts';
 
 const STAND_IN = path.join(import.meta.dirname, '../../fixtures/guest/github-runner/run.sh');
 
@@ -68,14 +69,7 @@ export function createMachine(
     if (state === 'stopped') return;
     state = 'stopped';
     child?.kill('SIGKILL');
-    resolve({
-      cause: 'powered-off',
-      detail: 'it powered off',
-      exitCode: 0,
-      consoleTail: Buffer.alloc(0),
-      persisted: false,
-      ...outcome,
-    });
+    resolve(outcomeOf(outcome));
   };
   if (standIn) {
     void runStandIn(spec.runnerName, jitConfig, directory).then((started) => {

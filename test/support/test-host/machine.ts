@@ -7,6 +7,7 @@ import type {
   MachineState,
   MachineType,
 } from 'forrest-gitlab/contract';
+import { outcomeOf } from '../machine-outcome.ts';
 
 export const TYPE: MachineType = {
   name: 'small',
@@ -54,16 +55,9 @@ export function createMachine(spec: BootSpec): WorldMachine {
     get isUp() {
       return machine.state !== 'stopped';
     },
-    end(outcome = {}) {
+    end(outcome) {
       machine.state = 'stopped';
-      resolve({
-        cause: 'powered-off',
-        detail: 'it powered off',
-        exitCode: 0,
-        consoleTail: Buffer.alloc(0),
-        persisted: false,
-        ...outcome,
-      });
+      resolve(outcomeOf(outcome));
     },
   };
   return machine;
