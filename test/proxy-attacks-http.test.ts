@@ -143,6 +143,13 @@ suite('refused, and unknown to GitLab', { concurrency: 4 }, () => {
           ),
           403,
         ],
+        ...['constructor', '__proto__', 'hasOwnProperty'].map(
+          (name): Row => [
+            `a name that objects know: ${name}`,
+            head(key, theirs, `${name}: b`, 'Connection: close'),
+            403,
+          ],
+        ),
         ['Authorization', head(key, own, 'Authorization: Bearer x', 'Connection: close'), 403],
         [
           'more headers than any runner has',

@@ -30,6 +30,8 @@ const HEADERS = [
   'Content-Range: 5-9',
   'Trailer: JOB-TOKEN',
   'Cookie: a=b',
+  'constructor: a',
+  '__proto__: a',
 ] as const;
 
 const PATH_PIECES = ['/..', '/%2e%2e', '//', '%2f', '\\', ';a=b', '%00', '#', '?', '\xc3\xa4', '@'];
