@@ -158,7 +158,7 @@ class Passage {
     if (!this.#services.held.bytes.take(lease.runnerName, length)) return true;
     this.#keptBytes = length;
     try {
-      const body = await readBody(incoming, MAX_REPEATED_BYTES);
+      const body = await readBody(incoming, MAX_REPEATED_BYTES, this.#services.clock);
       if (body !== 'too-large') this.#body = body;
       return true;
     } catch (error) {
