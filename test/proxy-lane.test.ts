@@ -311,14 +311,31 @@ test('a guest that ends its side of a connection has ended it, also where the ho
   const host = await startTestHost(t);
   const { job, guest } = await host.running();
   const { port, pathname } = new URL(guest.url);
-  const socket = await connect(t, Number(port));
-  const next = answersOf(socket);
   const body = JSON.stringify({ token: job.token, state: 'running' });
   const line = `PUT ${pathname}/api/v4/jobs/${job.id} HTTP/1.1`;
-  socket.write(head(line, `Content-Length: ${body.length}`) + body);
+  const call = (...more: string[]): string =>
+    head(line, `Content-Length: ${body.length}`, ...more) + body;
+  const socket = await connect(t, Number(port));
+  const next = answersOf(socket);
+  socket.write(call());
   assert.equal(statusOf(await next()), 200);
   socket.end();
   await within('the connection to be closed', once(socket, 'close'));
+
+  // Nor does anybody wait for an answer to what it had asked.
+  host.gitlab.inject({ match: { route: 'job-update', jobId: job.id }, do: { hang: true } });
+  const hanging = (): number =>
+    host.gitlab.requests.filter(({ method, status }) => method === 'PUT' && status === null).length;
+  const left = (): number => host.log.filter((one) => one.includes(`of job ${job.id}: 0`)).length;
+  const ways = [[], [BY_NODE]];
+  for (const [at, more] of ways.entries()) {
+    const waiting = await connect(t, Number(port));
+    waiting.write(call(...more));
+    await host.gitlab.waitFor('the call to hang', () => hanging() === at + 1);
+    waiting.end();
+    await within('its connection to be closed', once(waiting, 'close'));
+    await eventually('the call to be over', () => left() === at + 1);
+  }
 });
 
 test('a host that stood still for longer than any limit answers what has come meanwhile', async (t) => {
