@@ -13,6 +13,7 @@ import {
   SERVICE_IMAGE,
   SERVICE_TEXT,
 } from '../fixtures/guest/docker-images/index.ts';
+import { plainLog } from '../fixtures/main-job/log-lines.ts';
 import { eventually } from './support/deadline.ts';
 import { type Docker, startDocker, whyNoDocker } from './support/docker.ts';
 import { createRig, type Rig, type RigOptions } from './support/rig.ts';
@@ -134,11 +135,7 @@ suite('the docker executor', { skip }, () => {
     // It sends that each 3 s then, else once a minute.
     rig.gitlab.watchLog(job.id);
     await rig.start();
-    await eventually(
-      'the script to run',
-      () => /^(\S+ 00O.)?waiting now/m.test(job.log.toString()),
-      JOB_MS,
-    );
+    await eventually('the script to run', () => /^waiting now/m.test(plainLog(job.log)), JOB_MS);
     assert.notEqual(await containers(docker), '');
     rig.gitlab.cancel(job.id);
     assert.equal((await ended(rig, job)).outcome, 'canceled');

@@ -8,14 +8,21 @@ import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import type { SimJob } from '../fixtures/gitlab/index.ts';
+import type { JobSpec, SimJob } from '../fixtures/gitlab/index.ts';
 import { sessionMembers } from '../fixtures/host/src/drivers/proc.ts';
+import { plainLog } from '../fixtures/main-job/log-lines.ts';
 import { findGuestRunner } from '../fixtures/main-job/runner.ts';
 import { eventually } from './support/deadline.ts';
 import { createRig, type Rig, type RigOptions } from './support/rig.ts';
 
 const TEMPLATE = path.join(import.meta.dirname, '../fixtures/guest/templates/gitlab-shell');
 const OFFICIAL = process.env['GITLAB_RUNNER'];
+
+const scripted = (name: string, script: string): JobSpec => ({
+  project: 'lab/demo',
+  name,
+  script: [script],
+});
 
 const ended = (rig: Rig, job: SimJob): Promise<unknown> =>
   eventually(
@@ -60,6 +67,30 @@ for (const kind of ['stand-in', 'official'] as const) {
       assert.match(build.log.toString(), /token is \[MASKED\]/);
     });
 
+    test('downloads straight from object storage, where GitLab sends it there', async (t) => {
+      const rig = await createRig(t, {
+        ...(await withRunner()),
+        simulator: { objectStorage: true },
+      });
+      const [, check] = rig.gitlab.queuePipeline({
+        stages: [
+          [{ ...scripted('build', 'echo built > out.txt'), artifacts: [{ paths: ['out.txt'] }] }],
+          [{ ...scripted('check', 'grep built out.txt'), dependencies: ['build'] }],
+        ],
+      }) as [SimJob, SimJob];
+      await rig.start();
+      await ended(rig, check);
+      assert.equal(check.status, 'success', check.log.toString());
+      const gets = rig.gitlab.requests.filter(({ route }) => route === 'artifacts-download');
+      assert.ok(gets.length > 0);
+      for (const { target } of gets) assert.match(target, /direct_download=true/);
+      const stored = rig.gitlab.requests.filter(({ route }) => route === 'object-storage');
+      assert.deepEqual(
+        stored.map(({ status }) => status),
+        [200],
+      );
+    });
+
     test('uploads a report of very many small files, which it compresses one by one', async (t) => {
       const rig = await createRig(t, await withRunner());
       const job = rig.queue({
@@ -98,11 +129,7 @@ for (const kind of ['stand-in', 'official'] as const) {
         artifacts: [{ paths: ['seen.txt'] }],
       });
       await rig.start();
-      await eventually(
-        'the job to look',
-        () => /^(\S+ 00O.)?look now/m.test(job.log.toString()),
-        30_000,
-      );
+      await eventually('the job to look', () => /^look now/m.test(plainLog(job.log)), 30_000);
       const machine = rig.status().machines[0];
       assert.ok(machine?.pid);
       // Its first nine characters are its public short token, and part of the machine's own.
