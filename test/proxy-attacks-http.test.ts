@@ -43,6 +43,9 @@ suite('refused, and unknown to GitLab', { concurrency: 4 }, () => {
         ['the id escaped', get(`${api}/jobs/%3${String(job.id)[0]}/artifacts`), 404],
         ['the id as another number', get(`${api}/jobs/${job.id}e0/artifacts`), 404],
         ['the id with a sign', get(`${api}/jobs/+${job.id}/artifacts`), 404],
+        ['the id with zeros before it', get(`${api}/jobs/000${job.id}/artifacts`), 404],
+        ['no id', get(`${api}/jobs/0/artifacts`), 404],
+        ['an id that numbers round', get(`${api}/jobs/9007199254740993/artifacts`), 404],
         ['an id that no number holds', get(`${api}/jobs/${'9'.repeat(40)}/artifacts`), 404],
         ['UTF-8', get(`${api}/jobs/${job.id}/artif\xc3\xa4cts`), 400],
         ['full-width dots', get(`${api}/jobs/\xef\xbc\x8e\xef\xbc\x8e/${theirs}`), 400],
@@ -51,6 +54,7 @@ suite('refused, and unknown to GitLab', { concurrency: 4 }, () => {
         ['a fragment', get(`${api}/jobs/${job.id}/artifacts#/trace`), 404],
         ['another host in the path', get(`//gitlab.example${api}/jobs/${theirs}`), 403],
         ['absolute form', get(`http://gitlab.example${api}/jobs/${job.id}/artifacts`), 403],
+        ['absolute form with our own host', get(`http://x${api}/jobs/${job.id}/artifacts`), 403],
         ['asterisk form', head('OPTIONS * HTTP/1.1'), 403],
         ['authority form', get('gitlab.example:443'), 400],
         ['upper case', get(`${api}/JOBS/${job.id}/artifacts`), 404],
@@ -143,6 +147,13 @@ suite('refused, and unknown to GitLab', { concurrency: 4 }, () => {
           ),
           403,
         ],
+        ...['constructor', '__proto__', 'hasOwnProperty'].map(
+          (name): Row => [
+            `a name that objects know: ${name}`,
+            head(key, theirs, `${name}: b`, 'Connection: close'),
+            403,
+          ],
+        ),
         ['Authorization', head(key, own, 'Authorization: Bearer x', 'Connection: close'), 403],
         [
           'more headers than any runner has',
@@ -217,12 +228,24 @@ suite('refused, and unknown to GitLab', { concurrency: 4 }, () => {
           )}x`,
           415,
         ],
+        [
+          'trailers that no request has',
+          te('chunked', `${chunked.slice(0, -2)}Content-Length: 5\r\nHost: x\r\n\r\n`),
+          400,
+        ],
+        ['no expectation at all', head(put, type, length, 'Expect:') + json, 417],
         ['an expectation that nobody knows', head(put, type, length, 'Expect: 200-ok') + json, 417],
         [
           'an expectation of a stranger',
           head('PUT /x/api/v4/jobs/1 HTTP/1.1', type, length, 'Expect: 100-continue'),
           403,
         ],
+        [
+          'an expectation of an old version',
+          head(put.replace('1.1', '1.0'), type, length, 'Expect: 100-continue') + json,
+          505,
+        ],
+        ['what a proxy says before it', `PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n${head(put)}`, 400],
         ['TLS', '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 400],
       ];
     }));

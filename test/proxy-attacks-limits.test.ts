@@ -249,6 +249,27 @@ suite('too much', { concurrency: 2 }, () => {
     await eventually('the machine to be let in again', async () => (await key()).status === 404);
   });
 
+  test('calls in a flood: a line of the log for each of the first 500, then one a second that says how many were left out', async (t) => {
+    const limits = { callsPerSecond: 1e4, connectionsPerSecond: 1e4, connectionBurst: 1000 };
+    const { rig, job, guest, other } = await startVictims(t, { seams: { limits } });
+    const told = ({ id }: { id: number }): string[] =>
+      rig.log.filter((line) => line.includes(`update of job ${id}: 200`));
+    const one = async (): Promise<void> => {
+      for (let count = 0; count < 75; count += 1) await guest.keepAlive();
+    };
+    const startedAt = performance.now();
+    await Promise.all(Array.from({ length: 8 }, one));
+    const seconds = (performance.now() - startedAt) / 1000;
+    const lines = told(job).length;
+    assert.ok(lines > 450 && lines <= 501 + seconds, `${lines} lines in ${seconds} s`);
+    await other.guest.keepAlive();
+    assert.equal(told(other.job).length, 2, 'the other’s calls have theirs');
+    await eventually('a line that counts the others', async () => {
+      await guest.keepAlive();
+      return /"leftOut":\d+/.test(told(job).at(-1) ?? '');
+    });
+  });
+
   test('new connections in a flood: 429, and the machine keeps those that it has', async (t) => {
     const limits = { connectionsPerSecond: 1, connectionBurst: 20 };
     const { port, api, job, guest, other } = await startVictims(t, { seams: { limits } });

@@ -311,14 +311,67 @@ test('a guest that ends its side of a connection has ended it, also where the ho
   const host = await startTestHost(t);
   const { job, guest } = await host.running();
   const { port, pathname } = new URL(guest.url);
-  const socket = await connect(t, Number(port));
-  const next = answersOf(socket);
   const body = JSON.stringify({ token: job.token, state: 'running' });
   const line = `PUT ${pathname}/api/v4/jobs/${job.id} HTTP/1.1`;
-  socket.write(head(line, `Content-Length: ${body.length}`) + body);
+  const call = (...more: string[]): string =>
+    head(line, `Content-Length: ${body.length}`, ...more) + body;
+  const socket = await connect(t, Number(port));
+  const next = answersOf(socket);
+  socket.write(call());
   assert.equal(statusOf(await next()), 200);
   socket.end();
   await within('the connection to be closed', once(socket, 'close'));
+
+  // Nor does anybody wait for an answer to what it had asked.
+  host.gitlab.inject({ match: { route: 'job-update', jobId: job.id }, do: { hang: true } });
+  const hanging = (): number =>
+    host.gitlab.requests.filter(({ method, status }) => method === 'PUT' && status === null).length;
+  const left = (): number => host.log.filter((one) => one.includes(`of job ${job.id}: 0`)).length;
+  const ways = [[], [BY_NODE]];
+  for (const [at, more] of ways.entries()) {
+    const waiting = await connect(t, Number(port));
+    waiting.write(call(...more));
+    await host.gitlab.waitFor('the call to hang', () => hanging() === at + 1);
+    waiting.end();
+    await within('its connection to be closed', once(waiting, 'close'));
+    await eventually('the call to be over', () => left() === at + 1);
+  }
+});
+
+test('a host that stood still for longer than any limit answers what has come meanwhile', async (t) => {
+  const ms = 2000;
+  const limits = { keepAliveMs: ms, headersMs: ms, jsonMs: ms, idleMs: ms, checkEveryMs: 100 };
+  const victims = await startVictims(t, { seams: { limits } });
+  const call = update(victims);
+  const long = update(victims, BY_NODE);
+  const log = patch(victims, 0, 'x'.repeat(100_000));
+  const rows = [
+    { what: 'between calls', whole: call, begun: '', rest: call },
+    { what: 'between calls, in Node’s server', whole: long, begun: '', rest: long },
+    { what: 'a new connection', begun: '', rest: call },
+    { what: 'half a head', begun: call.slice(0, 30), rest: call.slice(30) },
+    { what: 'half an update', begun: call.slice(0, -5), rest: call.slice(-5) },
+    { what: 'half an update, in Node’s server', begun: long.slice(0, -5), rest: long.slice(-5) },
+    { what: 'half a log', begun: log.slice(0, -1000), rest: log.slice(-1000) },
+  ];
+  const guests = [];
+  for (const row of rows) {
+    const socket = await connect(t, victims.port);
+    const next = answersOf(socket);
+    if (row.whole !== undefined) {
+      socket.write(row.whole);
+      assert.equal(statusOf(await next()), 200);
+    }
+    socket.write(row.begun);
+    guests.push({ ...row, socket, next });
+  }
+  // Its answer shows that all of that has been read.
+  await exchange(t, victims.port, head('GET / HTTP/1.1'));
+  for (const { socket, rest } of guests) socket.write(rest);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms * 1.5);
+  for (const { what, next } of guests) {
+    assert.equal(statusOf(await next()), what === 'half a log' ? 202 : 200, what);
+  }
 });
 
 test('a machine that ends takes its connections with it', async (t) => {

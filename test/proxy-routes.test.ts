@@ -336,8 +336,14 @@ test('a guest that goes away in the middle of an upload takes GitLab’s side wi
 test('the log of a call names its route, and no token', async (t) => {
   const rig = await startRig(t);
   const { job, guest } = (await rig.running()) as { job: SimJob; guest: Guest };
-  await guest.call('GET', `jobs/${job.id}/artifacts?token=${job.token}`);
+  rig.gitlab.inject({
+    match: { route: 'artifacts-download' },
+    do: { status: 404, headers: { 'x-request-id': 'r'.repeat(10_000) } },
+  });
+  const { headers } = await guest.call('GET', `jobs/${job.id}/artifacts?token=${job.token}`);
+  assert.equal(headers.get('x-request-id')?.length, 10_000);
   const text = rig.log.join('\n');
-  assert.match(text, /artifacts-download of job \d+: 404/);
+  const line = rig.log.find((one) => /artifacts-download of job \d+: 404/.test(one));
+  assert.match(line ?? '', /"requestId":"r{100}"/);
   for (const token of [job.token, guest.token, rig.runner.token]) assert.ok(!text.includes(token));
 });

@@ -9,11 +9,12 @@ const root = path.join(import.meta.dirname, '..');
 const page = readFileSync(path.join(root, 'docs/security.md'), 'utf8');
 
 test('the tests that docs/security.md names exist', () => {
-  const named = [...page.matchAll(/\[(test\/[\w./-]+\.test\.ts): ([^\]]+)\]/g)];
+  const named = [...page.matchAll(/\[((?:test|fixtures)\/[\w./-]+\.test\.ts): ([^\]]+)\]/g)];
   assert.ok(named.length > 20, `${named.length} tests are named`);
   for (const [, file = '', name = ''] of named) {
     const source = readFileSync(path.join(root, file), 'utf8');
-    assert.ok(source.includes(`test('${name}'`), `${file} has no test '${name}'`);
+    const isThere = ['test', 'it'].some((call) => source.includes(`${call}('${name}'`));
+    assert.ok(isThere, `${file} has no test '${name}'`);
   }
 });
 
@@ -25,6 +26,10 @@ test('what a machine can and cannot do is said with a test each', () => {
       .slice(1);
   assert.ok(statements.length > 15);
   for (const statement of statements) {
-    assert.match(statement, /\[test\//, `no test is named for: ${statement.split('\n')[0]}`);
+    assert.match(
+      statement,
+      /\[(?:test|fixtures)\//,
+      `no test is named for: ${statement.split('\n')[0]}`,
+    );
   }
 });

@@ -190,10 +190,7 @@ export function createProvider(
     knownFeatures,
     describeFailure: describeError,
     failed: metrics.failed,
-    forwarded(call) {
-      metrics.forwarded(call);
-      log.info(`${call.route} of job ${call.jobId}: ${call.status}`, { ...call });
-    },
+    forwarded: metrics.forwarded,
   });
 
   // What asks for jobs: one claimer per runner, with one back-off for this GitLab.

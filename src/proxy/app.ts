@@ -107,6 +107,6 @@ async function verify(c: Call, services: Services): Promise<Response> {
   return Response.json({ id: 0, token: vmToken, token_expires_at: null });
 }
 
-function readJson(c: Call, { limits }: Services): Promise<Buffer | 'too-large'> {
-  return readBody(c.env.incoming, limits.jsonBytes, limits.jsonMs);
+function readJson(c: Call, { limits, clock }: Services): Promise<Buffer | 'too-large'> {
+  return readBody(c.env.incoming, limits.jsonBytes, clock, limits.jsonMs);
 }

@@ -1,5 +1,6 @@
 /** Reading a small request body whole. */
 
+import type { Clock } from '../lib/clock.ts';
 import { Pieces } from '../lib/pieces.ts';
 import { type GuestRequest, isWhole } from './guest-call.ts';
 
@@ -13,6 +14,7 @@ const WHOLE_WITHIN_MS = 60_000;
 export function readBody(
   incoming: GuestRequest,
   limit: number,
+  clock: Clock,
   withinMs: number = WHOLE_WITHIN_MS,
 ): Promise<Buffer | 'too-large'> {
   if (Number(incoming.headers['content-length'] ?? 0) > limit) return Promise.resolve('too-large');
@@ -34,9 +36,9 @@ export function readBody(
       settle();
       reject(new Error('the guest has gone'));
     };
-    const waiting = setTimeout(() => incoming.destroy(), withinMs);
+    const waiting = clock.after(withinMs, () => incoming.destroy());
     const settle = (): void => {
-      clearTimeout(waiting);
+      waiting.cancel();
       incoming.off('data', onData);
       incoming.off('end', onEnd);
       incoming.off('close', onClose);

@@ -77,8 +77,8 @@ function check(call: JobCall, services: Services): Promise<Refused> {
 async function updateJob(call: JobCall, services: Services): Promise<Refused> {
   const lease = findLease(call, services);
   if (lease === undefined) return 403;
-  const { limits } = services;
-  const body = await readBody(call.incoming, limits.jsonBytes, limits.jsonMs);
+  const { limits, clock } = services;
+  const body = await readBody(call.incoming, limits.jsonBytes, clock, limits.jsonMs);
   if (body === 'too-large') return 413;
   const json = parseStrictObject(body);
   if (json === undefined) return 400;

@@ -22,13 +22,13 @@ const TARGET =
 const METHODS = new Set(['GET', 'POST', 'PUT', 'PATCH']);
 
 /** Another protocol, another method, a body in disguise: no runner sends these. */
-const REFUSED: Readonly<Record<string, 400 | 415>> = {
-  upgrade: 400,
-  'x-http-method': 400,
-  'x-http-method-override': 400,
-  'x-method-override': 400,
-  'content-encoding': 415,
-};
+const REFUSED: ReadonlyMap<string, 400 | 415> = new Map([
+  ['upgrade', 400],
+  ['x-http-method', 400],
+  ['x-http-method-override', 400],
+  ['x-method-override', 400],
+  ['content-encoding', 415],
+]);
 
 export function readHead(
   incoming: Pick<IncomingMessage, 'httpVersion' | 'method' | 'rawHeaders' | 'url'>,
@@ -41,7 +41,7 @@ export function readHead(
   const names = new Set<string>();
   for (let at = 0; at < rawHeaders.length; at += 2) {
     const name = rawHeaders[at]?.toLowerCase() ?? '';
-    const status = REFUSED[name];
+    const status = REFUSED.get(name);
     if (status !== undefined) return { kind: 'refused', status };
     // Of two that differ, GitLab might believe the other one.
     if (names.has(name)) return { kind: 'refused', status: 400 };

@@ -9,11 +9,13 @@
  */
 
 import { type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
+import type { LogFields } from '../contract/index.ts';
 import { HEADERS } from '../gitlab/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { sleep } from '../lib/clock.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import { readBody } from './body.ts';
+import { logCall } from './call-log.ts';
 import { endEarly } from './early.ts';
 import {
   type AnswerHead,
@@ -158,7 +160,7 @@ class Passage {
     if (!this.#services.held.bytes.take(lease.runnerName, length)) return true;
     this.#keptBytes = length;
     try {
-      const body = await readBody(incoming, MAX_REPEATED_BYTES);
+      const body = await readBody(incoming, MAX_REPEATED_BYTES, this.#services.clock);
       if (body !== 'too-large') this.#body = body;
       return true;
     } catch (error) {
@@ -212,8 +214,7 @@ class Passage {
   }
 
   #noteFailure(reply: Reply): AnswerHead | 'unreachable' {
-    const { log, health, describeFailure } = this.#services;
-    const { route, lease } = this.#call;
+    const { health, describeFailure } = this.#services;
     this.#exchange?.abort();
     this.#leaveGate?.();
     this.#isUncertain = true;
@@ -222,7 +223,7 @@ class Passage {
         ? describeFailure(reply.error)
         : `it answers ${reply.answer.statusCode}`;
     if (reply.answer === undefined || isSuspicious(reply.answer)) health.suspect(reason);
-    log.warn(`${route.name} of job ${lease.facts.id} did not get through to GitLab`, { reason });
+    this.#log('warn', ' did not get through to GitLab', { reason });
     return reply.answer ?? 'unreachable';
   }
 
@@ -322,15 +323,13 @@ class Passage {
 
   /** How a download ended whose head the guest has got. */
   #noteTransfer(end: 'whole' | 'cut' | 'unwanted'): void {
-    const { lease, route } = this.#call;
+    const { lease } = this.#call;
     if (end === 'whole') brokenTransfers.delete(lease);
     if (end !== 'cut') return;
     const reason = 'it broke off in the middle';
     brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
     this.#services.health.suspect(reason);
-    this.#services.log.warn(`${route.name} of job ${lease.facts.id} did not get through whole`, {
-      reason,
-    });
+    this.#log('warn', ' did not get through whole', { reason });
   }
 
   #lostAnswer(answer: AnswerHead, body: Buffer): OwnAnswer | null {
@@ -388,13 +387,24 @@ class Passage {
       heldMs: this.#heldMs,
       firstByteMs: this.#firstByteMs,
       repeats: Math.max(0, this.#tries - 1),
-      requestId,
+      requestId: requestId?.slice(0, MAX_REQUEST_ID),
     };
     this.#services.forwarded(call);
+    this.#log('info', `: ${status}`, { ...call });
+  }
+
+  #log(level: 'info' | 'warn', what: string, fields: LogFields): void {
+    const { route, lease } = this.#call;
+    const { log, monotonic } = this.#services;
+    const text = `${route.name} of job ${lease.facts.id}${what}`;
+    logCall(log, level, lease, monotonic(), text, fields);
   }
 }
 
 const NOTHING = Buffer.alloc(0);
+
+/** GitLab's has 26 characters; what stands before it might take a guest's own word for one. */
+const MAX_REQUEST_ID = 100;
 
 /** The last try before a guest's patience ends is given at least so long. */
 const MIN_TRY_MS = 1000;

@@ -59,6 +59,13 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       rejectNonStandardBodyWrites: true,
     },
   } as Parameters<typeof createAdaptorServer>[0]) as Server;
+  // Of a process that was stopped for longer, the next call may be there already.
+  server.on('timeout', (socket: Socket) => {
+    const { bytesRead } = socket;
+    setImmediate(() => {
+      if (socket.bytesRead === bytesRead) socket.destroy();
+    });
+  });
   // Not by `unshift`: Node pauses a connection only where it flows, which is not so while that is read.
   const leaveToNode = (socket: Socket, bytes: Buffer): void => {
     server.emit('connection', socket);
@@ -76,6 +83,11 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
     },
     leave: leaveToNode,
   });
+  /** After everything that has arrived by then has been read. */
+  const sweep = (): void => {
+    guests.sweep();
+    lane.sweep();
+  };
   let listening: ListenTarget | null = null;
   let sweeping: NodeJS.Timeout | undefined;
   return {
@@ -83,10 +95,7 @@ export function createProxyServer(services: ProxyServices): ProxyServer {
       listening = target;
       // The host listens, not this server; Node starts its connection list and its time-outs by this.
       server.emit('listening');
-      sweeping = setInterval(() => {
-        guests.sweep();
-        lane.sweep();
-      }, limits.checkEveryMs).unref();
+      sweeping = setInterval(() => void setImmediate(sweep), limits.checkEveryMs).unref();
       target.accept((socket) => {
         const connection = guests.admit(socket);
         if (!socket.destroyed) lane.enter(socket, connection);

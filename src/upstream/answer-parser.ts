@@ -20,7 +20,9 @@ const MAX_HEAD_BYTES = 64 * 1024;
 const MAX_CHUNK_LINE_BYTES = 256;
 
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
-const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*$/;
+const HEADER = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)$/;
+/** Around a value. Looked for from the beginning of each run of blanks only: from everywhere in it would take seconds. */
+const BLANKS = /^[ \t]+|(?<![ \t])[ \t]+$/g;
 const CHUNK_LINE = /^0*([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?$/;
 const LENGTH = /^[0-9]{1,15}$/;
 
@@ -130,8 +132,9 @@ export class AnswerParser {
     const rawHeaders: string[] = [];
     const headers: Record<string, string> = {};
     for (const line of lines) {
-      const [, name, value] = HEADER.exec(line) ?? [];
-      if (name === undefined || value === undefined) throw broken();
+      const [, name, padded] = HEADER.exec(line) ?? [];
+      if (name === undefined || padded === undefined) throw broken();
+      const value = padded.replace(BLANKS, '');
       rawHeaders.push(name, value);
       const key = name.toLowerCase();
       headers[key] = headers[key] === undefined ? value : `${headers[key]}, ${value}`;

@@ -22,6 +22,9 @@ const HEADERS = [
   'Upgrade: h2c',
   'Expect: 100-continue',
   'Expect: x',
+  'Expect:',
+  'TE: trailers',
+  'Proxy-Connection: close',
   'Content-Encoding: gzip',
   'Content-Type: application/x-www-form-urlencoded',
   'X-HTTP-Method-Override: DELETE',
@@ -30,6 +33,8 @@ const HEADERS = [
   'Content-Range: 5-9',
   'Trailer: JOB-TOKEN',
   'Cookie: a=b',
+  'constructor: a',
+  '__proto__: a',
 ] as const;
 
 const PATH_PIECES = ['/..', '/%2e%2e', '//', '%2f', '\\', ';a=b', '%00', '#', '?', '\xc3\xa4', '@'];
@@ -98,6 +103,8 @@ const MUTATIONS: readonly Mutation[] = [
   },
   (request, chance) =>
     request.replace(/Content-Length: \d+/, `Content-Length: ${chance.below(5000)}`),
+  // Behind a body in chunks, these are trailers.
+  (request, chance) => request.replace(/0\r\n\r\n$/, `0;a="b"\r\n${chance.pick(HEADERS)}\r\n\r\n`),
   (request) => request + request,
 ];
 

@@ -64,5 +64,7 @@ export function offenceOf(request: SimRequest, speakers: readonly Speaker[]): st
     return 'the VM token';
   if (rule.method !== 'PUT') return undefined;
   const { token } = JSON.parse(request.body.toString()) as { token?: unknown };
-  return token === speaker.jobToken ? undefined : 'another token in the body';
+  // Without one, GitLab goes by the header's.
+  const isRight = token === undefined || token === speaker.jobToken;
+  return isRight ? undefined : 'another token in the body';
 }

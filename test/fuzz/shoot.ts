@@ -27,8 +27,10 @@ export function shoot(port: number, bytes: Buffer, chance: Chance): Promise<stri
   const leavesAfter = chance.is(0.1) ? chance.below(pieces) : pieces;
   const sendFrom = (at: number, piece: number): void => {
     if (socket.destroyed) return;
-    if (piece > leavesAfter) socket.destroy();
-    else if (at < bytes.length) {
+    if (piece > leavesAfter) {
+      if (chance.is(0.5)) socket.resetAndDestroy();
+      else socket.destroy();
+    } else if (at < bytes.length) {
       socket.write(bytes.subarray(at, at + size));
       setImmediate(() => sendFrom(at + size, piece + 1));
     } else if (chance.is(0.2)) socket.end();

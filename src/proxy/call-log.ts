@@ -1,0 +1,35 @@
+/** Lines in the log of the calls of one machine: each call has its own, but for a flood of them. */
+
+import type { LogFields, Logger } from '../contract/index.ts';
+import type { Lease } from '../leases/index.ts';
+import { Rate } from './rate.ts';
+
+/** A runner makes a call each 3 s. More lines than that for days would fill a disk, or cost others theirs. */
+const LINES_PER_SECOND = 1;
+
+/** So many at once before that rate holds: a job that downloads what hundreds of others made has a line for each. */
+const BURST = 500;
+
+interface Lines {
+  readonly rate: Rate;
+  leftOut: number;
+}
+
+const lines = new WeakMap<Lease, Lines>();
+
+/** `now`: monotonic ms. The line after some that were left out says how many. */
+export function logCall(
+  log: Logger,
+  level: 'info' | 'warn',
+  lease: Lease,
+  now: number,
+  message: string,
+  fields: LogFields,
+): void {
+  const known = lines.get(lease) ?? { rate: new Rate(LINES_PER_SECOND, BURST, now), leftOut: 0 };
+  lines.set(lease, known);
+  const { rate, leftOut } = known;
+  const isLogged = rate.take(now);
+  known.leftOut = isLogged ? 0 : leftOut + 1;
+  if (isLogged) log[level](message, leftOut === 0 ? fields : { ...fields, leftOut });
+}
