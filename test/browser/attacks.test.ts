@@ -137,6 +137,17 @@ suite('who has a session', { concurrency: 2 }, () => {
     assert.equal(rig.status().host.draining, false);
   });
 
+  test('is told that there is nothing to follow on a page that is none', async (t) => {
+    const rig = await startDashboardRig(t);
+    const { cookie } = await session(rig);
+    for (const page of ['/nowhere', 'http://[', '%']) {
+      const target = `/events?page=${encodeURIComponent(page)}`;
+      const { status, text } = await call(rig, target, { headers: { cookie } });
+      assert.equal(status, 200, page);
+      assert.match(text, /event: stale/, page);
+    }
+  });
+
   test('gets pages under a strict policy', async (t) => {
     const rig = await startDashboardRig(t);
     const { cookie } = await session(rig);
