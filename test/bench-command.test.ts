@@ -1,9 +1,15 @@
 /** The benchmark command: what it prints where, and how it exits. */
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
+import { identityOf, isAlive } from '../fixtures/host/src/drivers/proc.ts';
 import { type Bench, type BenchReport, quantile } from './bench/bench.ts';
 import { type BenchTable, runBench } from './bench/run-bench.ts';
+import { eventually, within } from './support/deadline.ts';
 
 const report = (met: boolean): BenchReport => ({
   peer: 'a list',
@@ -28,6 +34,18 @@ const benches: BenchTable = {
   broken: bench(() => Promise.reject(new Error('no peer'))),
   absent: () => Promise.reject(new Error('a missing package')),
 };
+
+const LIMIT_MS = 20_000;
+
+/** As a host starts machines: in a session of their own, by a process between. Says where and who. */
+const STARTS_MACHINES = `
+  import { spawn } from 'node:child_process';
+  import { tmpdir } from 'node:os';
+  import { endAllWhenInterrupted } from '${import.meta.dirname}/bench/interrupt.ts';
+  endAllWhenInterrupted();
+  console.log(tmpdir());
+  spawn('sh', ['-c', 'setsid sleep 1000 & echo $!; wait'], { stdio: ['ignore', 'inherit', 'inherit'] });
+`;
 
 async function command(...args: string[]) {
   let out = '';
@@ -86,6 +104,22 @@ describe('npm run bench', () => {
       assert.equal(code, 2, args.join(' '));
       assert.equal(out, '');
       assert.match(error, /--help says more/);
+    }
+  });
+
+  it('ends what it has started, and removes its files, when interrupted', async () => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      const bench = spawn(process.execPath, ['--input-type=module', '--eval', STARTS_MACHINES]);
+      const lines = createInterface({ input: bench.stdout })[Symbol.asyncIterator]();
+      const next = async () => (await within('a line', lines.next(), LIMIT_MS)).value as string;
+      const directory = await next();
+      const machine = identityOf(Number(await next()));
+      assert.ok(isAlive(machine) && existsSync(directory));
+      bench.kill(signal);
+      const [, by] = await within('its end', once(bench, 'exit'), LIMIT_MS);
+      assert.equal(by, signal);
+      await eventually('the end of its machine', () => !isAlive(machine), LIMIT_MS);
+      assert.ok(!existsSync(directory));
     }
   });
 

@@ -30,6 +30,7 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
     /no interface of this machine has that address/,
   ],
   'address-in-use': [/^gitlab\.listen/, /in use by another process/],
+  'address-twice': [/^gitlab\.listen/, /host\.dashboard\.listen has that address already/],
   'base-dir-is-file': [/^host\.base_dir/, /no directory/],
   'clock-wrong': [/^clock$/, /36\d\d s ahead of GitLab's/],
   'gitlab-down': [/^gitlab\.url/, /cannot be reached: nothing listens there/],
@@ -102,6 +103,7 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       GITLAB_LATE: late.url,
       PAGE: page.url,
       NOTHING: `http://127.0.0.1:${await freePort()}`,
+      FREE: `127.0.0.1:${await freePort()}`,
       IN_USE: `127.0.0.1:${(taken.address() as AddressInfo).port}`,
     };
     for (const name of ['good', ...Object.keys(CAUSES).map((cause) => `broken/${cause}`)]) {

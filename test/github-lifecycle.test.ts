@@ -5,6 +5,7 @@ import { describe, it } from 'node:test';
 import type { Finding } from 'forrest-gitlab/contract';
 import { createGithubPlugin } from '../fixtures/host/src/github/index.ts';
 import { eventually, within } from './support/deadline.ts';
+import { freePort } from './support/free-port.ts';
 import { createGithubRig, startGithubRig } from './support/github-rig.ts';
 
 const LABELS = ['self-hosted', 'forrest', 'small'];
@@ -234,7 +235,17 @@ describe('check', () => {
     const rig = await createGithubRig(t);
     const found = await findings(rig, { app_id: 7 });
     const error = found.find(({ severity }) => severity === 'error');
-    assert.match(error?.message ?? '', /API 404: Integration not found: check github.app_id/);
+    assert.match(error?.message ?? '', /API 404: Integration not found$/);
+    assert.match(error?.remedy ?? '', /correct github.app_id/);
+  });
+
+  it('finds that GitHub does not answer, and does not blame the App', async (t) => {
+    const rig = await createGithubRig(t);
+    const base_url = `http://127.0.0.1:${await freePort()}`;
+    const found = await findings(rig, { base_url });
+    const error = found.find(({ severity }) => severity === 'error');
+    assert.match(error?.message ?? '', /ECONNREFUSED/);
+    assert.match(error?.remedy ?? '', /^correct github.base_url/);
   });
 
   it('finds missing installations and permissions, each with what to do', async (t) => {
@@ -251,6 +262,7 @@ describe('check', () => {
       ['repository lab/demo', 'repository stranger/demo'],
     );
     assert.match(errors[0]?.message ?? '', /lacks the repository permission administration: write/);
-    assert.match(errors[1]?.message ?? '', /install the App on the account stranger/);
+    assert.match(errors[1]?.message ?? '', /not installed on the account stranger/);
+    for (const { remedy } of errors) assert.ok(remedy, 'says what to do');
   });
 });

@@ -1,5 +1,6 @@
 /** `npm run bench -- NAME`: one benchmark. */
 
+import { endAllWhenInterrupted } from './interrupt.ts';
 import { type BenchTable, runBench } from './run-bench.ts';
 
 const BENCHES: BenchTable = {
@@ -14,6 +15,7 @@ const BENCHES: BenchTable = {
   recovery: () => import('./recovery.ts'),
 };
 
+endAllWhenInterrupted();
 process.exitCode = await runBench(process.argv.slice(2), BENCHES, {
   out: (text) => process.stdout.write(text),
   error: (text) => process.stderr.write(text),

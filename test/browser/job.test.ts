@@ -20,8 +20,8 @@ suite('a job’s page', { skip: NO_BROWSER, concurrency: 2 }, () => {
     const console = page.locator('pre.console');
     await console.getByText('booted').waitFor();
     assert.deepEqual(await page.locator('.timeline tbody th').allTextContents(), [
-      'claimed, machine boots',
-      'machine is up, runner starts',
+      'claimed, machine is made',
+      'machine boots, runner starts',
       'offered to the runner',
       'running',
     ]);
