@@ -53,7 +53,7 @@ suite('real runners, with GitLab out', { concurrency: 3 }, () => {
       await rig.start();
       await Promise.all(
         pipelines.map(({ fault, jobs, injected }) =>
-          t.test(fault, async () => {
+          t.test(fault, { timeout: LIMIT_MS }, async () => {
             await endedAsScripted(rig, jobs, LIMIT_MS);
             assert.ok(injected.every(({ hits }) => hits > 0));
           }),
