@@ -26,8 +26,11 @@ export function logCall(
   message: string,
   fields: LogFields,
 ): void {
-  const known = lines.get(lease) ?? { rate: new Rate(LINES_PER_SECOND, BURST, now), leftOut: 0 };
-  lines.set(lease, known);
+  let known = lines.get(lease);
+  if (known === undefined) {
+    known = { rate: new Rate(LINES_PER_SECOND, BURST, now), leftOut: 0 };
+    lines.set(lease, known);
+  }
   const { rate, leftOut } = known;
   const isLogged = rate.take(now);
   known.leftOut = isLogged ? 0 : leftOut + 1;
