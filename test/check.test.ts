@@ -41,6 +41,10 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'plugin-not-listed': [/^gitlab$/, /packages under plugins, such as forrest-gitlab$/],
   'qemu-missing': [/^driver qemu$/, /qemu-system-\w+ is not installed/],
   'runner-missing': [/^machine type small$/, /starts \/opt\/nowhere\/gitlab-runner, which is not/],
+  'template-of-github': [
+    /^machine type small, for gitlab$/,
+    /nobody fills in <COLOUR> \(job-config\/job\.sh, line 2\), <JITCONFIG> \(.*, line 3\)/,
+  ],
   'template-missing': [/^machines\.small\.setup_template\.path$/, /is no template/],
   'tls-untrusted': [/^gitlab\.url/, /TLS fails: its certificate/],
   'token-file-missing': [/^gitlab\.runners\[0\]\.token_file$/, /does not exist/],
