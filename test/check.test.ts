@@ -48,6 +48,7 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'template-missing': [/^machines\.small\.setup_template\.path$/, /is no template/],
   'tls-untrusted': [/^gitlab\.url/, /TLS fails: its certificate/],
   'token-file-missing': [/^gitlab\.runners\[0\]\.token_file$/, /does not exist/],
+  'token-file-personal': [/^gitlab\.runners\[0\]\.token_file$/, /holds a personal access token/],
   'token-file-open': [/^gitlab\.runners\[0\]\.token_file$/, /open to every user \(mode 0644\)/],
   'token-refused': [/^gitlab\.runners: build$/, /GitLab refuses the token/],
   'too-little-memory': [/^machines\.small\.ram$/, /more than the host's 512 MiB/],
@@ -97,6 +98,9 @@ describe('forrest-host check', { concurrency: 3 }, () => {
     const token = gitlab.createRunner().token;
     tokens.push(token, revoked.token);
     await writePrivate(path.join(directory, 'good.token'), `${token}\n`);
+    const personal = 'glpat-abcdefghijklmnopqrst';
+    tokens.push(personal);
+    await writePrivate(path.join(directory, 'personal.token'), `${personal}\n`);
     await writePrivate(path.join(directory, 'revoked.token'), `${revoked.token}\n`);
     await writePrivate(path.join(directory, 'open.token'), `${token}\n`);
     await chmod(path.join(directory, 'open.token'), 0o644);
