@@ -190,6 +190,27 @@ describe('forrest-host check', { concurrency: 3 }, () => {
     ]);
   });
 
+  it('finds a script that a process could not run', async () => {
+    await cp(path.join(directory, 'template'), path.join(directory, 'plain'), { recursive: true });
+    const script = path.join(directory, 'plain/job-config/job.sh');
+    await chmod(script, 0o644);
+    const text = await readFile(path.join(directory, 'good.yaml'), 'utf8');
+    await writeFile(
+      path.join(directory, 'plain.yaml'),
+      text.replace('path: template', 'path: plain'),
+    );
+    const { code, findings } = await check(directory, 'plain');
+    assert.equal(code, 2);
+    assert.deepEqual(findings.filter(isError), [
+      {
+        severity: 'error',
+        subject: 'machine type small',
+        message: `${script} is not executable`,
+        remedy: 'chmod +x it in the template',
+      },
+    ]);
+  });
+
   it('warns of a weight that no forge has', async () => {
     const text = await readFile(path.join(directory, 'good.yaml'), 'utf8');
     const weighed = text.replace('ram: 2G,', 'ram: 2G, weights: { gitlab: 2, gitlub: 3 },');
