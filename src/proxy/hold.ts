@@ -3,13 +3,15 @@
 import { sleep } from '../lib/clock.ts';
 import type { ProxyServices } from './services.ts';
 
+type Services = Pick<ProxyServices, 'held' | 'clock' | 'health' | 'monotonic'>;
+
 /** What a wait ended with. */
 export type Waited = 'go' | 'too-long' | 'too-many';
 
 /** What it takes of the room for held calls and their bytes, it gives back. */
 export class Hold {
   readonly #vm: string;
-  readonly #services: Pick<ProxyServices, 'held' | 'clock' | 'health' | 'monotonic'>;
+  readonly #services: Services;
   #bytes = 0;
   #waitedMs = 0;
   #stop: AbortController | null = null;
@@ -17,10 +19,7 @@ export class Hold {
   #leaveGate: (() => void) | undefined;
 
   /** `vm`: the machine's name. */
-  constructor(
-    vm: string,
-    services: Pick<ProxyServices, 'held' | 'clock' | 'health' | 'monotonic'>,
-  ) {
+  constructor(vm: string, services: Services) {
     this.#vm = vm;
     this.#services = services;
   }
@@ -38,8 +37,8 @@ export class Hold {
     return true;
   }
 
-  /** `delayMs`: after a failure that may be this call's alone. */
-  async wait(patienceMs: number, delayMs: number | null): Promise<Waited> {
+  /** `delayMs`: of a call that has failed; asked for where that turns out to be its failure alone. */
+  async wait(patienceMs: number, delayMs: (() => number) | null): Promise<Waited> {
     const { held, clock, health, monotonic } = this.#services;
     if (!held.calls.take(this.#vm, 1)) return 'too-many';
     const beganAt = monotonic();
@@ -51,7 +50,7 @@ export class Hold {
       if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
       if (delayMs !== null && health.outages === outages && !stop.signal.aborted) {
         this.leaveGate();
-        await sleep(clock, delayMs, stop.signal);
+        await sleep(clock, delayMs(), stop.signal);
         if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
       }
       return stop.signal.aborted ? 'too-long' : 'go';

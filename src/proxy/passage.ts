@@ -121,7 +121,7 @@ class Passage {
         if (this.#guestGone) return this.#report(0);
         if (waited !== 'go') return this.#answerWaiting(waited === 'too-many');
       }
-      if (!(await this.#keepBody())) return this.#report(0);
+      if (this.#body === 'streamed' && !(await this.#keepBody())) return this.#report(0);
       const reply = await this.#try();
       if (this.#guestGone) return this.#report(0);
       if (reply.answer !== undefined && !isOutAnswer(route.handling, reply.answer)) {
@@ -137,7 +137,7 @@ class Passage {
   /** A trace of the usual size is read whole, so that it can be sent again. False: the guest has gone. */
   async #keepBody(): Promise<boolean> {
     const { route, incoming } = this.#call;
-    if (route.handling !== 'trace' || this.#body !== 'streamed') return true;
+    if (route.handling !== 'trace') return true;
     const length = Number(incoming.headers['content-length'] ?? Number.NaN);
     if (!(length <= MAX_REPEATED_BYTES)) return true;
     if (!this.#holding().keep(length)) return true;
@@ -216,7 +216,7 @@ class Passage {
     const hold = this.#holding();
     // What came whole with its head counts once it has to wait.
     if (isWhole(incoming) && !hold.keep(incoming.body.length)) return 'too-many';
-    return hold.wait(patienceMs, failed === null ? null : this.#delayMs(failed));
+    return hold.wait(patienceMs, failed === null ? null : () => this.#delayMs(failed));
   }
 
   #holding(): Hold {
