@@ -155,7 +155,8 @@ test('a download that is cut off again and again: its next try waits for better 
   });
   assert.equal(heldMs.length, 3);
   assert.equal(heldMs[0], 0);
-  assert.ok((heldMs[1] ?? 0) >= 80 && (heldMs[2] ?? 0) >= 320, String(heldMs));
+  // Node's timers count whole milliseconds: one may fire within the last of them.
+  assert.ok((heldMs[1] ?? 0) >= 79 && (heldMs[2] ?? 0) >= 319, String(heldMs));
   assert.equal(await finished(guest), 200);
   await settled(rig, job, guest);
 });

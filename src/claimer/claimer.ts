@@ -1,81 +1,33 @@
 /** One configured runner's loop: hold room, ask GitLab for a job, hand what comes to the leases. */
 
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
-import type { Logger, RunnerRow, VmPool } from '../contract/index.ts';
-import type {
-  GitlabClient,
-  RequestJobOutcome,
-  RunnerInfo,
-  VerifyOutcome,
-} from '../gitlab/index.ts';
-import type { Checkpoint, Leases, Place, ReadyMachine } from '../leases/index.ts';
-import type { Clock, Timer } from '../lib/clock.ts';
+import type { RunnerRow } from '../contract/index.ts';
+import type { RequestJobOutcome } from '../gitlab/index.ts';
+import type { Place, ReadyMachine } from '../leases/index.ts';
 import { describeError, errorCode } from '../lib/errors.ts';
-import type { Backoff } from './backoff.ts';
 import { EarlyAsks } from './early-asks.ts';
+import { RunnerHealth } from './runner-health.ts';
 import { RunnerToken } from './runner-token.ts';
+import type { ClaimerServices, ClaimerSettings } from './services.ts';
+import { Visibility } from './visibility.ts';
 import { Wait } from './wait.ts';
-
-export interface ClaimerServices {
-  readonly clock: Clock;
-  readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
-  readonly leases: Pick<Leases, 'claim' | 'countOf'> & {
-    /** Why no new job can be taken care of at the moment; null: one can. */
-    readonly problem: string | null;
-  };
-  readonly pool: Pick<VmPool, 'reserve' | 'expectJob'>;
-  readonly warm: {
-    /** A machine that waits for a job of the runner; null: there is none. */
-    pin(runner: string, runnerToken: string): ReadyMachine | null;
-    row(runner: string): RunnerRow['warm'];
-  };
-  readonly checkpoint: Checkpoint;
-  readonly backoff: Backoff;
-  readonly log: Logger;
-  /** This host's, the same for each of its runners. */
-  readonly systemId: string;
-  /** What to advertise for a runner. */
-  info(runner: RunnerConfig): RunnerInfo;
-  changed(): void;
-  /** One ask was answered, or was not. */
-  asked(runner: string, outcome: RequestJobOutcome): void;
-  /** The token's expiry, as GitLab tells it; null: never. */
-  expiry(runner: string, expiresAt: Date | null): void;
-}
-
-/** A token is renewed now and then, and its expiry with it. */
-const EXPIRY_EVERY_MS = 24 * 3_600_000;
 
 /** What keeps a claimer from asking right now. */
 type Standing = { readonly reason: string | null; readonly nextAskAt: number | null };
 
 export class Claimer {
   readonly #services: ClaimerServices;
-  #token: RunnerToken;
+  readonly #settings: ClaimerSettings;
+  readonly #health: RunnerHealth;
+  readonly #visibility: Visibility;
   readonly #wait: Wait;
   readonly #earlyAsks: EarlyAsks;
   readonly #stopping = new AbortController();
-  #runner: RunnerConfig;
-  #config: GitlabConfig;
   #paused: boolean;
   #standing: Standing = { reason: 'starting', nextAskAt: null };
-  #health: RunnerRow['health'] = 'unknown';
-  /** Monotonic time of the last good answer, or of the beginning. */
-  #healthyAt: number;
-  #lastAnswer: string | null = null;
-  #lastAnswerAt: number | null = null;
-  /** Monotonic time of the last contact, so that GitLab keeps seeing a runner that has no room. */
-  #contactAt: number;
-  #refusedSince: number | null = null;
-  /** Wall clock, ms; null: never; undefined: not known yet. */
-  #tokenExpiresAt: number | null | undefined;
-  /** Monotonic time at which GitLab was asked for it last. */
-  #expiryAskedAt = Number.NEGATIVE_INFINITY;
   #loop: Promise<void> | null = null;
   /** Jobs that are being journaled and given a machine. */
   readonly #claims = new Set<Promise<void>>();
-  /** A sign of life to GitLab that is under way while this runner waits for room. */
-  #visible: Promise<void> = Promise.resolve();
   /** Where this runner is when an event tells of a job: anywhere else it is not free to ask. */
   #place: 'resting' | 'waiting for room' | 'asking' | null = null;
   /** An event has told of a job since the last ask began. */
@@ -89,24 +41,22 @@ export class Claimer {
     paused: boolean,
     services: ClaimerServices,
   ) {
-    this.#runner = runner;
-    this.#config = config;
+    this.#settings = { runner, config, token: new RunnerToken(runner.tokenFile) };
     this.#paused = paused;
     this.#services = services;
-    this.#token = new RunnerToken(runner.tokenFile);
+    this.#health = new RunnerHealth(this.#settings, services);
+    this.#visibility = new Visibility(this.#settings, this.#health, services);
     this.#wait = new Wait(services.clock);
     this.#earlyAsks = new EarlyAsks(services.clock);
-    this.#contactAt = services.clock.monotonic();
-    this.#healthyAt = this.#contactAt;
   }
 
   get name(): string {
-    return this.#runner.name;
+    return this.settings.name;
   }
 
   /** Those of the asks from now on. */
   get settings(): RunnerConfig {
-    return this.#runner;
+    return this.#settings.runner;
   }
 
   start(): void {
@@ -123,18 +73,18 @@ export class Claimer {
     this.#wait.wake();
     await this.#loop;
     await Promise.all(this.#claims);
-    await this.#visible;
+    await this.#visibility.underWay;
   }
 
   /** Settings for the asks from now on. */
   reconfigure(runner: RunnerConfig, config: GitlabConfig): void {
-    const before = this.#runner;
-    this.#runner = runner;
-    this.#config = config;
+    const before = this.settings;
+    this.#settings.runner = runner;
+    this.#settings.config = config;
     // It waits for room of the one that it had.
     if (runner.machineType.name !== before.machineType.name) this.#interruptRoom?.abort();
     if (runner.tokenFile !== before.tokenFile) {
-      this.#token = new RunnerToken(runner.tokenFile);
+      this.#settings.token = new RunnerToken(runner.tokenFile);
       this.#wait.wake();
     }
     this.wake();
@@ -148,9 +98,7 @@ export class Claimer {
 
   /** Whether machines may wait for its jobs: it takes some, or will soon. */
   get keepsWarm(): boolean {
-    const { warmUnhealthyMs } = this.#config.timings;
-    const unhealthyMs = this.#services.clock.monotonic() - this.#healthyAt;
-    const isLost = this.#health === 'unhealthy' && unhealthyMs > warmUnhealthyMs;
+    const isLost = this.#health.unhealthyMs > this.#settings.config.timings.warmUnhealthyMs;
     return !this.#paused && !this.#stopping.signal.aborted && !isLost;
   }
 
@@ -166,7 +114,7 @@ export class Claimer {
   expectJob(): void {
     if (this.#place === null || this.#expectsJob || !this.#earlyAsks.take()) return;
     this.#expectsJob = true;
-    this.#services.pool.expectJob(this.#runner.machineType.name);
+    this.#services.pool.expectJob(this.settings.machineType.name);
     if (this.#place === 'resting') this.#wait.wake();
   }
 
@@ -177,21 +125,20 @@ export class Claimer {
   }
 
   row(): RunnerRow {
-    const warm = this.#services.warm.row(this.#runner.name);
+    const warm = this.#services.warm.row(this.settings.name);
+    const { tokenExpiresAt } = this.#visibility;
     return {
       forge: 'gitlab',
-      name: this.#runner.name,
-      machineType: this.#runner.machineType.name,
-      health: this.#health,
-      lastAnswer: this.#lastAnswer,
-      lastAnswerAt: this.#lastAnswerAt,
+      name: this.settings.name,
+      machineType: this.settings.machineType.name,
+      ...this.#health.row(),
       nextAskAt: this.#standing.nextAskAt === null ? null : Math.round(this.#standing.nextAskAt),
-      limit: this.#runner.limit,
-      running: this.#services.leases.countOf(this.#runner.name),
+      limit: this.settings.limit,
+      running: this.#services.leases.countOf(this.settings.name),
       paused: this.#paused,
       notClaiming: this.#standing.reason,
       ...(warm !== undefined && { warm }),
-      ...(this.#tokenExpiresAt !== undefined && { tokenExpiresAt: this.#tokenExpiresAt }),
+      ...(tokenExpiresAt !== undefined && { tokenExpiresAt }),
     };
   }
 
@@ -203,7 +150,7 @@ export class Claimer {
         // A fault here is ours; the runner goes on after a pause and says so.
         this.#services.log.error(`claiming for runner ${this.name} failed`, { error });
         await this.#pauseFor(
-          this.#config.timings.backoffCapMs,
+          this.#settings.config.timings.backoffCapMs,
           `an error: ${describeError(error)}`,
         );
       }
@@ -225,13 +172,13 @@ export class Claimer {
     }
     const outMs = this.#services.backoff.remaining();
     if (outMs > 0) {
-      await this.#pauseFor(outMs, `GitLab is out: ${this.#lastAnswer ?? 'no answer yet'}`);
+      await this.#pauseFor(outMs, `GitLab is out: ${this.#health.lastAnswer ?? 'no answer yet'}`);
       return;
     }
-    const token = await this.#token.read();
+    const token = await this.#settings.token.read();
     if (!token.ok) {
-      this.#refuse(token.reason);
-      await this.#pauseFor(this.#config.timings.unhealthyIntervalMs, token.reason);
+      this.#health.refused(token.reason);
+      await this.#pauseFor(this.#settings.config.timings.unhealthyIntervalMs, token.reason);
       return;
     }
     const place = (await this.#pin(token.token)) ?? (await this.#reserve());
@@ -241,7 +188,7 @@ export class Claimer {
 
   /** A warm machine is room that is there already. */
   async #pin(token: string): Promise<ReadyMachine | null> {
-    const ready = this.#services.warm.pin(this.#runner.name, token);
+    const ready = this.#services.warm.pin(this.settings.name, token);
     if (ready !== null) await this.#services.checkpoint('warm-pinned');
     return ready;
   }
@@ -250,24 +197,24 @@ export class Claimer {
     if (this.#paused) return 'paused';
     const { problem } = this.#services.leases;
     if (problem !== null) return problem;
-    const running = this.#services.leases.countOf(this.#runner.name);
-    return running >= this.#runner.limit ? `limit ${this.#runner.limit} reached` : null;
+    const running = this.#services.leases.countOf(this.settings.name);
+    return running >= this.settings.limit ? `limit ${this.settings.limit} reached` : null;
   }
 
   async #reserve(): Promise<Place | null> {
-    const { name, machineType } = this.#runner;
+    const { name, machineType } = this.settings;
     const interrupt = new AbortController();
     this.#interruptRoom = interrupt;
     if (this.#stopping.signal.aborted) interrupt.abort();
     this.#place = 'waiting for room';
     this.#stand('waiting for room', null);
-    const visible = this.#stayVisibleMeanwhile();
+    const visible = this.#visibility.keepMeanwhile();
     try {
       return await this.#services.pool.reserve({
         machineType: machineType.name,
         firm: false,
         purpose: `runner ${name}: looking for a job`,
-        intervalMs: this.#config.checkIntervalMs,
+        intervalMs: this.#settings.config.checkIntervalMs,
         signal: interrupt.signal,
         onWaiting: (reason) => this.#stand(reason, null),
       });
@@ -281,35 +228,12 @@ export class Claimer {
     }
   }
 
-  /** While there is no room, GitLab must still see this runner; its request keeps its age. */
-  #stayVisibleMeanwhile(): Timer {
-    const { clock, log } = this.#services;
-    let over = false;
-    const arm = (): Timer =>
-      clock.after(this.#untilInvisible(), () => {
-        this.#visible = this.#verifyIfDue()
-          .catch((error: unknown) => {
-            log.error(`runner ${this.name} could not tell GitLab that it is there`, { error });
-          })
-          .then(() => {
-            if (!over) timer = arm();
-          });
-      });
-    let timer = arm();
-    return {
-      cancel() {
-        over = true;
-        timer.cancel();
-      },
-    };
-  }
-
   async #onRefused(error: unknown): Promise<void> {
     const reason =
       errorCode(error) === 'draining' ? 'the host is draining' : `no room: ${describeError(error)}`;
     if (errorCode(error) === 'draining') this.#services.log.debug(`${this.name}: ${reason}`);
     else this.#services.log.warn(`runner ${this.name} gets no machine: ${describeError(error)}`);
-    await this.#pauseFor(this.#config.timings.backoffCapMs, reason);
+    await this.#pauseFor(this.#settings.config.timings.backoffCapMs, reason);
   }
 
   async #ask(token: string, place: Place): Promise<void> {
@@ -325,7 +249,7 @@ export class Claimer {
     this.#expectsJob = false;
     let outcome: RequestJobOutcome;
     try {
-      outcome = await gitlab.requestJob(token, systemId, info(this.#runner));
+      outcome = await gitlab.requestJob(token, systemId, info(this.settings));
       if (outcome.kind === 'job') {
         place.makeFirm();
         this.#earlyAsks.giveBack();
@@ -347,7 +271,7 @@ export class Claimer {
   #claim(job: Extract<RequestJobOutcome, { kind: 'job' }>, place: Place): void {
     const { leases, log } = this.#services;
     const claim = leases
-      .claim(this.#runner.name, job, place)
+      .claim(this.settings.name, job, place)
       .then(() => undefined)
       .catch((error: unknown) => {
         place.release('failed');
@@ -358,12 +282,12 @@ export class Claimer {
   }
 
   async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {
-    const { timings, checkIntervalMs } = this.#config;
+    const { timings, checkIntervalMs } = this.#settings.config;
     const { backoff, log } = this.#services;
     switch (outcome.kind) {
       case 'none':
         this.#answered(outcome, '204: no job');
-        await this.#learnExpiry();
+        await this.#visibility.learnExpiry();
         await this.#rest(checkIntervalMs, 'no job a moment ago');
         break;
       case 'conflict':
@@ -378,7 +302,8 @@ export class Claimer {
           `GitLab assigned runner ${this.name} a job that cannot be read: nobody can end it, GitLab will after a while`,
           { answer: outcome.reason },
         );
-        this.#record(outcome, outcome.reason);
+        this.#health.note(outcome.reason);
+        this.#tellAsked(outcome);
         await this.#pauseFor(
           backoff.next(undefined),
           `the last answer was broken: ${outcome.reason}`,
@@ -386,11 +311,8 @@ export class Claimer {
         break;
       case 'retry': {
         const delayMs = backoff.next(outcome.retryAfterMs);
-        if (this.#health !== 'unhealthy') {
-          log.warn(`GitLab did not answer runner ${this.name} as it should: ${outcome.reason}`);
-        }
-        this.#health = 'unhealthy';
-        this.#record(outcome, outcome.reason);
+        this.#health.bad(outcome.reason);
+        this.#tellAsked(outcome);
         await this.#pauseFor(delayMs, `GitLab is out: ${outcome.reason}`);
         break;
       }
@@ -402,47 +324,28 @@ export class Claimer {
   async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {
     const { reason } = outcome;
     this.#services.asked(this.name, outcome);
-    const token = await this.#token.read();
+    const token = await this.#settings.token.read();
     if (token.ok && token.changed) {
       this.#services.log.info(`runner ${this.name} has a new token, and asks with it`);
       return;
     }
-    this.#refuse(`GitLab refuses the runner token: ${reason}`);
-    this.#lastAnswer = reason;
-    this.#lastAnswerAt = this.#services.clock.now();
-    await this.#pauseFor(this.#config.timings.unhealthyIntervalMs, this.#refusal(reason), true);
-  }
-
-  #refusal(reason: string): string {
-    const since = new Date(this.#refusedSince ?? this.#services.clock.now());
-    return `token refused since ${since.toISOString().slice(11, 16)} UTC (${reason})`;
-  }
-
-  #refuse(reason: string): void {
-    if (this.#health !== 'unhealthy' || this.#refusedSince === null) {
-      this.#services.log.error(
-        `runner ${this.name} is unhealthy: ${reason}; its token file ${this.#runner.tokenFile} is read again when it changes`,
-      );
-    }
-    this.#refusedSince ??= this.#services.clock.now();
-    this.#health = 'unhealthy';
-    this.#services.changed();
+    this.#health.refused(`GitLab refuses the runner token: ${reason}`);
+    this.#health.note(reason);
+    await this.#pauseFor(
+      this.#settings.config.timings.unhealthyIntervalMs,
+      this.#health.refusal(reason),
+      true,
+    );
   }
 
   #answered(outcome: RequestJobOutcome, answer: string): void {
-    if (this.#health === 'unhealthy')
-      this.#services.log.info(`runner ${this.name} is healthy again`);
-    this.#health = 'ok';
-    this.#refusedSince = null;
+    this.#health.good(answer);
     this.#services.backoff.reset();
-    this.#contactAt = this.#services.clock.monotonic();
-    this.#healthyAt = this.#contactAt;
-    this.#record(outcome, answer);
+    this.#visibility.contacted();
+    this.#tellAsked(outcome);
   }
 
-  #record(outcome: RequestJobOutcome, answer: string): void {
-    this.#lastAnswer = answer;
-    this.#lastAnswerAt = this.#services.clock.now();
+  #tellAsked(outcome: RequestJobOutcome): void {
     this.#services.asked(this.name, outcome);
     this.#services.changed();
   }
@@ -466,66 +369,19 @@ export class Claimer {
     const { clock } = this.#services;
     this.#stand(reason, clock.now() + delayMs);
     const until = clock.monotonic() + delayMs;
-    const step = watchToken ? Math.min(delayMs, this.#config.checkIntervalMs) : delayMs;
+    const step = watchToken ? Math.min(delayMs, this.#settings.config.checkIntervalMs) : delayMs;
     while (clock.monotonic() < until && !this.#stopping.signal.aborted) {
       const woken = await this.#wait.for(Math.min(step, until - clock.monotonic()));
       if (woken) return;
       if (!watchToken) continue;
-      const token = await this.#token.read();
+      const token = await this.#settings.token.read();
       if (token.ok && token.changed) return;
     }
   }
 
   /** Held back by a pause or a limit: until an event, or until GitLab must hear from us. */
   async #stayVisible(): Promise<void> {
-    const woken = await this.#wait.for(this.#untilInvisible());
-    if (!woken && !this.#stopping.signal.aborted) await this.#verifyIfDue();
-  }
-
-  #untilInvisible(): number {
-    const silentMs = this.#services.clock.monotonic() - this.#contactAt;
-    return Math.max(0, this.#config.timings.verifyAfterMs - silentMs);
-  }
-
-  async #verifyIfDue(): Promise<void> {
-    if (this.#untilInvisible() <= 0) await this.#verify();
-  }
-
-  /** Nothing but `runners/verify` tells it, and a runner that is never idle needs none otherwise. */
-  async #learnExpiry(): Promise<void> {
-    const now = this.#services.clock.monotonic();
-    if (now - this.#expiryAskedAt >= EXPIRY_EVERY_MS) await this.#verify();
-  }
-
-  async #verify(): Promise<void> {
-    this.#expiryAskedAt = this.#services.clock.monotonic();
-    const token = await this.#token.read();
-    // Also after a failure: the next try is due after the same time, not at once.
-    this.#contactAt = this.#services.clock.monotonic();
-    if (!token.ok) {
-      this.#refuse(token.reason);
-      return;
-    }
-    const { gitlab, systemId, info, log } = this.#services;
-    const outcome: VerifyOutcome = await gitlab.verifyRunner(
-      token.token,
-      systemId,
-      info(this.#runner),
-    );
-    switch (outcome.kind) {
-      case 'valid':
-        this.#services.expiry(this.name, outcome.tokenExpiresAt);
-        this.#tokenExpiresAt = outcome.tokenExpiresAt?.getTime() ?? null;
-        this.#services.changed();
-        break;
-      case 'forbidden':
-        this.#refuse(`GitLab refuses the runner token: ${outcome.reason}`);
-        break;
-      case 'retry':
-        log.warn(`runner ${this.name} could not tell GitLab that it is there: ${outcome.reason}`);
-        break;
-      default:
-        outcome satisfies never;
-    }
+    const woken = await this.#wait.for(this.#visibility.leftMs);
+    if (!woken && !this.#stopping.signal.aborted) await this.#visibility.keep();
   }
 }

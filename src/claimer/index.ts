@@ -1,5 +1,6 @@
 /** Asking GitLab for jobs: one claimer per configured runner. */
 
 export { Backoff } from './backoff.ts';
-export { Claimer, type ClaimerServices } from './claimer.ts';
+export { Claimer } from './claimer.ts';
+export type { ClaimerServices } from './services.ts';
 export { createWebhookHandler } from './webhook.ts';

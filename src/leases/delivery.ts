@@ -2,15 +2,10 @@
 
 import type { Timings } from '../config/index.ts';
 import type { Logger } from '../contract/index.ts';
-import type {
-  GitlabClient,
-  JobFacts,
-  JobStatus,
-  TraceOutcome,
-  UpdateOutcome,
-} from '../gitlab/index.ts';
+import type { GitlabClient, JobFacts, TraceOutcome, UpdateOutcome } from '../gitlab/index.ts';
 import { type Clock, sleep } from '../lib/clock.ts';
 import type { Checkpoint } from './checkpoints.ts';
+import { type End, endOf, type Told } from './endings.ts';
 import type { Owed } from './state.ts';
 
 export interface DeliveryServices {
@@ -23,10 +18,14 @@ export interface DeliveryServices {
   checkpoint: Checkpoint;
   /** Writes down where the note is to stand, before it is sent there. */
   placeNote(at: number): Promise<void>;
+  /** Keeps for people what GitLab could not be told. */
+  setAside(): Promise<void>;
 }
 
 /** What is owed, and since when. */
 export interface Debt {
+  /** As we want it to be. */
+  readonly end: End;
   readonly owed: Owed;
   /** Wall clock, ms. */
   readonly since: number;
@@ -34,19 +33,32 @@ export interface Debt {
   readonly logBytes: number;
 }
 
-/**
- * `taken`: GitLab has it. `over`: the job had ended there before. `stopped`: by the signal.
- * `abandoned`: not within the time that is given to it.
- */
-export type Delivered =
-  | { readonly kind: 'taken' | 'over'; readonly jobStatus: JobStatus | undefined }
-  | { readonly kind: 'stopped' | 'abandoned' };
+/** `stopped`: by the signal. `abandoned`: not within the time that is given to it. */
+type Delivered = Told | { readonly kind: 'stopped' } | { readonly kind: 'abandoned' };
 
 /** However long ago it was by the wall clock, which may have jumped: each start tries for this part of the limit. */
 const LEAST_PART = 1 / 24;
 
-/** Resolves once GitLab has it or says that the job is over, or nobody can hope for that any more. */
+/**
+ * Resolves once GitLab has it or says that the job is over, or nobody can hope for that any more: with how the
+ * job ended. Null: the tries were ended before.
+ */
 export async function deliver(
+  facts: JobFacts,
+  debt: Debt,
+  services: DeliveryServices,
+): Promise<End | null> {
+  const delivered = await tryToDeliver(facts, debt, services);
+  if (delivered.kind === 'stopped') return null;
+  if (delivered.kind !== 'abandoned') return endOf(delivered, debt.end);
+  services.log.error(
+    `GitLab was not told how job ${facts.id} ended, and is not told any more; its journal entry was set aside as .undelivered`,
+  );
+  await services.setAside();
+  return { outcome: debt.end.outcome, reason: debt.end.reason, cause: 'undelivered' };
+}
+
+async function tryToDeliver(
   facts: JobFacts,
   { owed, since, logBytes }: Debt,
   services: DeliveryServices,

@@ -2,17 +2,19 @@
 
 import type { JobOutcome } from '../contract/index.ts';
 import type { FailureReason, JobStatus } from '../gitlab/index.ts';
-import type { Delivered } from './delivery.ts';
 import type { Finishing } from './state.ts';
 
 /** How a job ended, for its row. */
 export type End = Pick<Finishing, 'outcome' | 'reason' | 'cause'>;
 
+/** GitLab's answer to our final update. `taken`: it has it. `over`: the job had ended there before. */
+export interface Told {
+  readonly kind: 'taken' | 'over';
+  readonly jobStatus: JobStatus | undefined;
+}
+
 /** The end of a job whose final state we delivered, or wanted to: GitLab may have decided before us. */
-export function endOf(
-  delivered: Extract<Delivered, { kind: 'taken' | 'over' }>,
-  { outcome, reason, cause }: End,
-): End {
+export function endOf(delivered: Told, { outcome, reason, cause }: End): End {
   const ours = { outcome, reason, cause };
   if (delivered.kind === 'taken') {
     // A cancel was under way: GitLab makes that of our `failed`.

@@ -1,13 +1,6 @@
-/** One claimed job from the 201 to its end: its state, and what follows from each step of it. */
+/** One claimed job from the 201 to its end: what happens to it, and what follows from each step of it. */
 
-import type {
-  JobOutcome,
-  JobRow,
-  JobStage,
-  Logger,
-  Machine,
-  MachineOutcome,
-} from '../contract/index.ts';
+import type { JobOutcome, JobRow, Logger, Machine, MachineOutcome } from '../contract/index.ts';
 import type {
   FailureReason,
   JobFacts,
@@ -16,46 +9,41 @@ import type {
   UpdateOutcome,
 } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
-import { Serial } from '../lib/serial.ts';
-import { checkpointAfter } from './checkpoints.ts';
 import { deliver } from './delivery.ts';
-import { endOf, explainOver, failureReasonOf } from './endings.ts';
+import { explainOver, failureReasonOf } from './endings.ts';
 import { Heartbeat } from './heartbeat.ts';
+import { JournaledState } from './journaled-state.ts';
 import { NextRoom } from './next-room.ts';
 import { composeNote } from './note.ts';
 import { isReady, type Place } from './ready-machine.ts';
-import type { LeaseRecord, Moment } from './record.ts';
+import type { LeaseRecord } from './record.ts';
+import { toRow } from './row.ts';
 import type { LeaseServices } from './services.ts';
-import { orderStages, stagesOf } from './stages.ts';
 import {
   type EndCause,
+  type Finishing,
   type LeaseEvent,
   type LeaseState,
+  type Owed,
   type PendingFinal,
   transition,
 } from './state.ts';
 import { type TimeLimit, TimeLimitWatch, timeLimitOf } from './time-limits.ts';
 
-/** A claimed job. Events are applied one after the other, each journaled before what follows from it. */
 export class Lease {
   readonly facts: JobFacts;
   readonly runner: string;
   readonly requestId: string | null;
   readonly #services: LeaseServices;
   readonly #log: Logger;
-  readonly #events = new Serial();
+  readonly #journaled: JournaledState;
   /** Null after a restart without payload: then nothing can be masked. */
   readonly #secrets: JobSecrets | null;
-  readonly #stages: JobStage[];
   readonly #stopped = new AbortController();
   readonly #heartbeat: Heartbeat;
   readonly #limits: TimeLimitWatch;
   /** For when a machine has ended before anything of the job had run. */
   readonly #nextRoom: NextRoom;
-  #runnerName: string;
-  #vmToken: string;
-  #state: LeaseState;
-  #entered: Moment;
   #machine: Machine | null = null;
   #logBytes = 0;
   #lastActivityAt: number;
@@ -69,29 +57,23 @@ export class Lease {
     this.facts = record.facts;
     this.runner = record.runner;
     this.requestId = record.requestId;
-    this.#runnerName = record.runnerName;
-    this.#vmToken = record.vmToken;
-    this.#state = record.state;
-    // Never in the future: the host was booted anew since, or its clock was set back.
-    this.#entered = {
-      at: Math.min(record.entered.at, clock.now()),
-      monotonic: Math.min(record.entered.monotonic, clock.monotonic()),
-    };
-    this.#stages = [...record.stages];
     this.#secrets = secrets;
     this.#services = services;
     this.#lastActivityAt = clock.now();
     this.#spokeAt = clock.monotonic();
     this.#log = services.log.child({ job: record.facts.id, runner: record.runner });
+    this.#journaled = new JournaledState(record, services, this.#log, (before, event) =>
+      this.#onEntered(before, event),
+    );
     this.#heartbeat = new Heartbeat(this, services);
     this.#limits = new TimeLimitWatch(
       clock,
       () =>
         timeLimitOf(
           {
-            state: this.#state,
+            state: this.state,
             facts: this.facts,
-            enteredAt: this.#entered.monotonic,
+            enteredAt: this.#journaled.record.entered.monotonic,
             spokeAt: this.#spokeAt,
             cancelingSince: this.#cancelingSince,
           },
@@ -103,15 +85,15 @@ export class Lease {
   }
 
   get state(): LeaseState {
-    return this.#state;
+    return this.#journaled.record.state;
   }
 
   get runnerName(): string {
-    return this.#runnerName;
+    return this.#journaled.record.runnerName;
   }
 
   get vmToken(): string {
-    return this.#vmToken;
+    return this.#journaled.record.vmToken;
   }
 
   get machine(): Machine | null {
@@ -120,7 +102,7 @@ export class Lease {
 
   /** Whether it counts against its runner's limit: room is held, or will be. */
   get holdsRoom(): boolean {
-    const state = this.#state;
+    const state = this.state;
     return state.name !== 'ended' && !(state.name === 'finishing' && state.machineGone);
   }
 
@@ -141,13 +123,13 @@ export class Lease {
 
   /** What ended it otherwise than its own runner or a person; null while live. */
   get cause(): EndCause | null {
-    return 'cause' in this.#state ? this.#state.cause : null;
+    return 'cause' in this.state ? this.state.cause : null;
   }
 
   /** A new claim: journals it, then gives it the machine of that place; null: it is to get one of its own. */
   async begin(place: Place | null): Promise<void> {
     await this.#services.checkpoint('claim-received');
-    const isOnDisk = await this.#events.run(() => this.#put(this.#state));
+    const isOnDisk = await this.#journaled.put();
     await this.#services.checkpoint('lease-claimed');
     this.#heartbeat.start();
     if (place === null) {
@@ -155,7 +137,7 @@ export class Lease {
     } else if (isReady(place) && !isOnDisk) {
       // After a crash nobody would know that it is a job's, and it would be given to another one.
       place.release();
-      await this.#renewIdentity();
+      await this.#journaled.renewIdentity();
       this.#services.changed(this);
       void this.#bootAgain();
     } else {
@@ -174,7 +156,7 @@ export class Lease {
    */
   resume(): void {
     this.#heartbeat.start();
-    const { name } = this.#state;
+    const { name } = this.state;
     if (this.#machine !== null) {
       this.#watch(this.#machine);
       // A warm one may not have been told yet.
@@ -203,7 +185,7 @@ export class Lease {
    */
   async offer(): Promise<Buffer | null> {
     await this.apply({ type: 'offered' });
-    if (this.#state.name === 'offered') return this.#state.payload;
+    if (this.state.name === 'offered') return this.state.payload;
     await this.#askedAgain();
     return null;
   }
@@ -212,8 +194,8 @@ export class Lease {
   async speak(): Promise<boolean> {
     this.#spokeAt = this.#services.clock.monotonic();
     this.#lastActivityAt = this.#services.clock.now();
-    if (this.#state.name === 'offered') await this.apply({ type: 'own-call' });
-    const state = this.#state;
+    if (this.state.name === 'offered') await this.apply({ type: 'own-call' });
+    const state = this.state;
     // Where the last word is ours, anything of the runner's would come between our note and our update.
     return state.name === 'running' || (state.name === 'finishing' && state.owed?.kind !== 'own');
   }
@@ -248,7 +230,7 @@ export class Lease {
    */
   async finalHeld(final: PendingFinal): Promise<boolean> {
     await this.apply({ type: 'final-held', final });
-    return this.#state.name === 'finishing' && this.#state.owed?.kind === 'repeat';
+    return this.state.name === 'finishing' && this.state.owed?.kind === 'repeat';
   }
 
   /** Whether GitLab is known to hold a log of so many bytes. */
@@ -272,8 +254,8 @@ export class Lease {
         break;
       case 'done':
         this.noteStatus(answer.jobStatus);
-        if (answer.jobStatus === 'canceling' && this.#state.name !== 'running') {
-          await this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
+        if (answer.jobStatus === 'canceling' && this.state.name !== 'running') {
+          await this.#cancel();
         }
         break;
       case 'retry':
@@ -297,9 +279,9 @@ export class Lease {
 
   /** Its runner has taken up this job and asks for another: one that was canceled just then it drops without a word. */
   async #askedAgain(): Promise<void> {
-    if (this.#state.name === 'finishing') this.#machine?.stop('its job is over');
-    if (this.#state.name !== 'running' || this.#cancelingSince === null) return;
-    await this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
+    if (this.state.name === 'finishing') this.#machine?.stop('its job is over');
+    if (this.state.name !== 'running' || this.#cancelingSince === null) return;
+    await this.#cancel();
   }
 
   /** Stops all timers and tries of this process; the journal keeps the lease. Resolves when nothing is under way. */
@@ -307,90 +289,32 @@ export class Lease {
     this.#stopped.abort();
     this.#heartbeat.stop();
     this.#limits.stop();
-    return this.#events.run(async () => undefined);
+    return this.#journaled.leave();
   }
 
   /** What the host shows of it. */
   row(): JobRow {
-    const { facts } = this;
-    const done =
-      this.#state.name === 'finishing' || this.#state.name === 'ended' ? this.#state : null;
-    return {
-      forge: 'gitlab',
-      id: String(facts.id),
-      project: facts.project,
-      name: facts.name,
-      ref: facts.ref,
-      url: facts.url,
-      runner: this.runner,
-      machine: this.#runnerName,
-      state: this.#state.name,
-      stages: orderStages(this.#stages, this.#machine?.bootedAt ?? null),
+    return toRow(this.#journaled.record, {
+      bootedAt: this.#machine?.bootedAt ?? null,
       logBytes: this.#logBytes,
       lastActivityAt: this.#lastActivityAt,
-      outcome: done?.outcome ?? null,
-      reason: done?.reason ?? null,
-    };
+    });
   }
 
   /** Applies one event after those before it: journal first, then what follows from the new state. */
   apply(event: LeaseEvent): Promise<void> {
-    return this.#events.run(() => this.#advance(event));
-  }
-
-  async #advance(event: LeaseEvent): Promise<void> {
-    const before = this.#state;
-    const next = transition(before, event);
-    if (next === null || this.#stopped.signal.aborted) return;
-    const { clock } = this.#services;
-    const at = clock.now();
-    this.#lastActivityAt = at;
-    this.#stages.push(...stagesOf(before, next, event, at, this.#machine?.bootedAt ?? null));
-    if (next.name !== before.name) this.#entered = { at, monotonic: clock.monotonic() };
-    if (next.name === 'claimed') await this.#renewIdentity();
-    const isOnDisk = await this.#put(next);
-    // Its machine still has it: only what would survive us may be taken from there.
-    if (event.type === 'final-held' && !isOnDisk) {
-      await this.#put(before);
-      return;
-    }
-    await this.#services.checkpoint(checkpointAfter(before, next, event));
-    this.#state = next;
-    this.#log[next.name === before.name ? 'debug' : 'info'](
-      `job ${this.facts.id}: ${before.name} -> ${next.name}`,
-      { event: event.type, machine: this.#runnerName },
-    );
-    this.#enter(before, event.type);
-    this.#services.changed(this);
-  }
-
-  /** Whether it is on disk. */
-  async #put(state: LeaseState): Promise<boolean> {
-    const { journal } = this.#services;
-    return state.name === 'ended'
-      ? await journal.remove(this.facts.id)
-      : await journal.put(this.#record(state));
-  }
-
-  #record(state: LeaseState): LeaseRecord {
-    return {
-      facts: this.facts,
-      runner: this.runner,
-      runnerName: this.#runnerName,
-      vmToken: this.#vmToken,
-      requestId: this.requestId,
-      stages: [...this.#stages],
-      state,
-      entered: this.#entered,
-    };
+    return this.#journaled.apply(event);
   }
 
   /** What follows from having entered a state. */
-  #enter(before: LeaseState, event: LeaseEvent['type']): void {
-    const { name } = this.#state;
+  #onEntered(before: LeaseState, event: LeaseEvent['type']): void {
+    const { name } = this.state;
+    this.#lastActivityAt = this.#services.clock.now();
     this.#limits.arm();
     switch (name) {
       case 'claimed':
+        this.#machine = null;
+        this.#limitReached = null;
         void this.#bootAgain();
         break;
       case 'booting':
@@ -411,16 +335,18 @@ export class Lease {
       default:
         name satisfies never;
     }
+    this.#services.changed(this);
   }
 
   #afterFinishing(before?: LeaseState, event?: LeaseEvent['type']): void {
-    if (this.#state.name !== 'finishing') return;
+    const { state } = this;
+    if (state.name !== 'finishing') return;
     this.#heartbeat.stop();
     this.#limits.arm();
     this.#nextRoom.forgo();
     this.#machine?.report('done');
-    if (this.#state.owed !== null) void this.#deliver();
-    const { owed, reason, cause } = this.#state;
+    const { owed, reason, cause } = state;
+    if (owed !== null) void this.#deliver(state, owed);
     const ranItself =
       event === 'final-held' ||
       (owed === null && cause === null && (before === undefined || before.name === 'running'));
@@ -428,49 +354,25 @@ export class Lease {
     if (!ranItself) this.#machine?.stop(reason ?? 'its job is over');
   }
 
-  async #deliver(): Promise<void> {
-    const end = this.#state;
-    if (end.name !== 'finishing' || end.owed === null) return;
-    const { owed } = end;
-    const { journal } = this.#services;
+  async #deliver(end: Finishing, owed: Owed): Promise<void> {
     const delivered = await deliver(
       this.facts,
-      { owed, since: this.#entered.at, logBytes: this.#logBytes },
+      { end, owed, since: this.#journaled.record.entered.at, logBytes: this.#logBytes },
       {
         ...this.#services,
         log: this.#log,
         signal: this.#stopped.signal,
         placeNote: (at) => this.apply({ type: 'note-placed', at }),
+        setAside: () => this.#journaled.setAside(),
       },
     );
-    switch (delivered.kind) {
-      case 'taken':
-      case 'over':
-        await this.apply({ type: 'delivered', ...endOf(delivered, end) });
-        break;
-      case 'abandoned':
-        this.#log.error(
-          `GitLab was not told how job ${this.facts.id} ended, and is not told any more; its journal entry was set aside as .undelivered`,
-        );
-        await this.#events.run(() => journal.setAside(this.facts.id));
-        await this.apply({
-          type: 'delivered',
-          outcome: end.outcome,
-          reason: end.reason,
-          cause: 'undelivered',
-        });
-        break;
-      case 'stopped':
-        break;
-      default:
-        delivered satisfies never;
-    }
+    if (delivered !== null) await this.apply({ type: 'delivered', ...delivered });
   }
 
   /** In the queue of events, so that no other one can come between the machine and its state. */
   #boot(place: Place): Promise<void> {
-    return this.#events.run(async () => {
-      if (this.#state.name !== 'claimed' || this.#stopped.signal.aborted) {
+    return this.#journaled.run(async () => {
+      if (this.state.name !== 'claimed' || this.#stopped.signal.aborted) {
         place.release();
         return;
       }
@@ -479,7 +381,7 @@ export class Lease {
       this.#watch(machine);
       this.#tellPersist(machine);
       await this.#services.checkpoint(isReady(place) ? 'warm-bound' : 'machine-requested');
-      await this.#advance({ type: 'booting' });
+      await this.#journaled.advance({ type: 'booting' });
     });
   }
 
@@ -512,19 +414,12 @@ export class Lease {
       reason,
       cause: this.#limitReached ?? `machine-${outcome.cause}`,
       note: this.#note(reason, outcome.consoleTail),
+      bootedAt: machine.bootedAt,
     } as const;
-    if (transition(this.#state, event)?.name === 'claimed') this.#nextRoom.ask();
+    if (transition(this.state, event)?.name === 'claimed') this.#nextRoom.ask();
     await this.#services.checkpoint('machine-gone');
     await this.apply(event);
-    if (this.#state.name !== 'claimed') this.#nextRoom.forgo();
-  }
-
-  async #renewIdentity(): Promise<void> {
-    const identity = await this.#services.newIdentity(this.runner);
-    this.#runnerName = identity.runnerName;
-    this.#vmToken = identity.vmToken;
-    this.#machine = null;
-    this.#limitReached = null;
+    if (this.state.name !== 'claimed') this.#nextRoom.forgo();
   }
 
   /** Nothing has run: the job gets one more machine. */
@@ -533,9 +428,13 @@ export class Lease {
     try {
       await this.#boot(await this.#nextRoom.take());
     } catch (error) {
-      if (this.#stopped.signal.aborted || this.#state.name !== 'claimed') return;
+      if (this.#stopped.signal.aborted || this.state.name !== 'claimed') return;
       await this.giveUp(`no machine could be had for it: ${describeError(error)}`, 'no-machine');
     }
+  }
+
+  #cancel(): Promise<void> {
+    return this.#giveUp('canceled', 'canceled before it began', null, 'unknown_failure');
   }
 
   #giveUp(
@@ -557,7 +456,7 @@ export class Lease {
   #note(reason: string, consoleTail: Uint8Array | null): string {
     return composeNote({
       reason,
-      runnerName: this.#runnerName,
+      runnerName: this.runnerName,
       console: this.#services.consoleTail ? consoleTail : null,
       secrets: this.#secrets,
       now: this.#services.clock.now(),

@@ -9,12 +9,11 @@ export function stagesOf(
   next: LeaseState,
   event: LeaseEvent,
   at: number,
-  bootedAt: number | null,
 ): JobStage[] {
   const added: JobStage[] = [];
   const add = (name: string): void => void added.push({ name, at });
-  if (event.type === 'machine-ended' && bootedAt !== null) {
-    added.push({ name: 'booted', at: bootedAt });
+  if (event.type === 'machine-ended' && typeof event.bootedAt === 'number') {
+    added.push({ name: 'booted', at: event.bootedAt });
   }
   if (next.name !== before.name && (next.name === 'offered' || next.name === 'running'))
     add(next.name);

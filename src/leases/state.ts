@@ -123,6 +123,8 @@ export type LeaseEvent =
       readonly reason: string;
       readonly cause: EndCause;
       readonly note: string;
+      /** Where it was there to be asked. */
+      readonly bootedAt?: number | null;
     }
   /** Where in the job's log our note is to stand. */
   | { readonly type: 'note-placed'; readonly at: number }

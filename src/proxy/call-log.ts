@@ -1,8 +1,10 @@
 /** Lines in the log of the calls of one machine: each call has its own, but for a flood of them. */
 
-import type { LogFields, Logger } from '../contract/index.ts';
+import type { LogFields } from '../contract/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { Rate } from './rate.ts';
+import type { Route } from './routes.ts';
+import type { ProxyServices } from './services.ts';
 
 /** A runner makes a call each 3 s. More lines than that for days would fill a disk, or cost others theirs. */
 const LINES_PER_SECOND = 1;
@@ -17,15 +19,15 @@ interface Lines {
 
 const lines = new WeakMap<Lease, Lines>();
 
-/** `now`: monotonic ms. The line after some that were left out says how many. */
+/** The line after some that were left out says how many. */
 export function logCall(
-  log: Logger,
+  { route, lease }: { readonly route: Route; readonly lease: Lease },
+  { log, monotonic }: Pick<ProxyServices, 'log' | 'monotonic'>,
   level: 'info' | 'warn',
-  lease: Lease,
-  now: number,
-  message: string,
+  what: string,
   fields: LogFields,
 ): void {
+  const now = monotonic();
   let known = lines.get(lease);
   if (known === undefined) {
     known = { rate: new Rate(LINES_PER_SECOND, BURST, now), leftOut: 0 };
@@ -34,5 +36,7 @@ export function logCall(
   const { rate, leftOut } = known;
   const isLogged = rate.take(now);
   known.leftOut = isLogged ? 0 : leftOut + 1;
-  if (isLogged) log[level](message, leftOut === 0 ? fields : { ...fields, leftOut });
+  if (!isLogged) return;
+  const message = `${route.name} of job ${lease.facts.id}${what}`;
+  log[level](message, leftOut === 0 ? fields : { ...fields, leftOut });
 }

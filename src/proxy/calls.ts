@@ -9,7 +9,7 @@ import { type Lease, type PendingFinal, sameToken } from '../leases/index.ts';
 import { readKey } from '../lib/read-key.ts';
 import { refusalBody } from './answers.ts';
 import { readBody } from './body.ts';
-import type { GuestRequest, GuestResponse } from './guest-call.ts';
+import type { GuestCall, GuestRequest } from './guest-call.ts';
 import { headersUp, takesBody } from './headers.ts';
 import { parseStrictObject } from './json.ts';
 import type { Limits } from './limits.ts';
@@ -22,12 +22,10 @@ import { jobTokenOf, type TokenPlaces } from './tokens.ts';
 type Services = ProxyServices & { readonly limits: Limits };
 
 /** A call whose path is that of a route of a job; nothing else of it is checked. */
-export interface JobCall {
+export interface JobCall extends GuestCall {
   readonly route: Route;
   readonly vmToken: string;
   readonly jobId: number;
-  readonly incoming: GuestRequest;
-  readonly outgoing: GuestResponse;
 }
 
 /** The status of a call that goes no further; null where it was passed on and has been answered. */

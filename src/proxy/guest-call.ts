@@ -37,6 +37,12 @@ export interface GuestResponse {
   off(event: 'close', listener: () => void): unknown;
 }
 
+/** A call of a guest, whichever way it came. */
+export interface GuestCall {
+  readonly incoming: GuestRequest;
+  readonly outgoing: GuestResponse;
+}
+
 /** A call through Node's server: the only one whose bodies are streams. */
 export interface NodeCall {
   readonly incoming: IncomingMessage;
@@ -44,11 +50,7 @@ export interface NodeCall {
 }
 
 /** The streams of a call that has not come whole. */
-export function streamsOf(call: {
-  readonly incoming: GuestRequest;
-  readonly outgoing: GuestResponse;
-}): NodeCall {
-  const { incoming, outgoing } = call;
+export function streamsOf({ incoming, outgoing }: GuestCall): NodeCall {
   if (isWhole(incoming)) throw new TypeError('a whole request has no stream');
   return { incoming, outgoing: outgoing as ServerResponse };
 }

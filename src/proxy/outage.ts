@@ -3,6 +3,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
 import type { AnswerHead } from './forward.ts';
+import { type OwnAnswer, plain, withMessage } from './own-answer.ts';
 import type { Handling } from './routes.ts';
 
 /** An answer that GitLab itself does not give to a call that is in order. */
@@ -24,13 +25,6 @@ function isGitlabs(answer: AnswerHead): boolean {
     answer.headers[HEADERS.jobStatus] !== undefined ||
     /^application\/json\b/i.test(answer.headers['content-type'] ?? '')
   );
-}
-
-/** An answer of our own. */
-export interface OwnAnswer {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
 }
 
 /** Between the tries of a runner that waits with its final update. */
@@ -57,14 +51,14 @@ export function waitingAnswer(
   }
   const start = handling === 'trace' ? patchStart(headers) : undefined;
   if (start !== undefined) {
-    return json(416, '416 Range Not Satisfiable', { Range: `0-${start}` });
+    return withMessage(416, '416 Range Not Satisfiable', { Range: `0-${start}` });
   }
   return tryAgain(isCrowded ? CROWDED_RETRY_AFTER_SECONDS : RETRY_AFTER_SECONDS);
 }
 
 /** For an upload that broke off, once GitLab is back. */
 export function tryAgain(seconds: number = RETRY_AFTER_SECONDS): OwnAnswer {
-  return json(503, '503 Service Unavailable', { 'Retry-After': String(seconds) });
+  return withMessage(503, '503 Service Unavailable', { 'Retry-After': String(seconds) });
 }
 
 /**
@@ -89,27 +83,6 @@ export function lostAnswer(
   return answer.statusCode === 403 && final !== undefined && status === final
     ? plain(200, jobStatus)
     : null;
-}
-
-/** GitLab's own words for an update that it took. */
-export function plain(status: number, headers: Readonly<Record<string, string>> = {}): OwnAnswer {
-  return {
-    status,
-    headers: { 'Content-Type': 'application/json', ...headers },
-    body: String(status),
-  };
-}
-
-function json(
-  status: number,
-  message: string,
-  headers: Readonly<Record<string, string>>,
-): OwnAnswer {
-  return {
-    status,
-    headers: { 'Content-Type': 'application/json', ...headers },
-    body: JSON.stringify({ message }),
-  };
 }
 
 /** Where a `PATCH` says that its bytes begin; only that is what GitLab reads of it. */

@@ -8,13 +8,17 @@
  * on which it waits.
  */
 
-import { type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
-import type { LogFields } from '../contract/index.ts';
+import type { OutgoingHttpHeaders } from 'node:http';
 import { HEADERS } from '../gitlab/index.ts';
 import type { Lease } from '../leases/index.ts';
-import { sleep } from '../lib/clock.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import { readBody } from './body.ts';
+import {
+  hasBrokenTransfer,
+  noteBrokenTransfer,
+  noteWholeTransfer,
+  transferDelayMs,
+} from './broken-transfers.ts';
 import { logCall } from './call-log.ts';
 import { endEarly } from './early.ts';
 import {
@@ -24,26 +28,18 @@ import {
   SmallExchange,
   StreamedExchange,
 } from './forward.ts';
-import { type GuestRequest, type GuestResponse, isWhole, streamsOf } from './guest-call.ts';
+import { type GuestCall, isWhole, streamsOf } from './guest-call.ts';
 import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
-import {
-  isOutAnswer,
-  isSuspicious,
-  lostAnswer,
-  type OwnAnswer,
-  plain,
-  tryAgain,
-  waitingAnswer,
-} from './outage.ts';
+import { Hold, type Waited } from './hold.ts';
+import { isOutAnswer, isSuspicious, lostAnswer, tryAgain, waitingAnswer } from './outage.ts';
+import { giveAnswer, type OwnAnswer, plain } from './own-answer.ts';
 import type { Route } from './routes.ts';
 import type { ForwardedCall, ProxyServices } from './services.ts';
 
-export interface CheckedCall {
+export interface CheckedCall extends GuestCall {
   readonly lease: Lease;
   readonly route: Route;
-  readonly incoming: GuestRequest;
-  readonly outgoing: GuestResponse;
   /** Path and query below GitLab's address, made of checked parts. */
   readonly path: string;
   readonly headers: OutgoingHttpHeaders;
@@ -67,15 +63,6 @@ export interface Answered {
   readonly headers: AnswerHead['headers'];
 }
 
-/** The runner of a broken transfer has few tries: the time between them grows by this factor. */
-const TRANSFER_DELAY_FACTOR = 4;
-
-/** Broken uploads and downloads of each lease since its last whole one. */
-const brokenTransfers = new WeakMap<Lease, number>();
-
-/** What a wait ended with. */
-type Waited = 'go' | 'too-long' | 'too-many';
-
 /** Resolves when the guest has its answer, or has gone. Rejects only where the proxy itself is broken. */
 export async function passOn(call: CheckedCall, services: ProxyServices): Promise<void> {
   await new Passage(call, services).run();
@@ -87,12 +74,9 @@ class Passage {
   readonly #startedAt: number;
   #body: Buffer | 'streamed';
   #exchange: Exchange | null = null;
-  #stopWaiting: (() => void) | null = null;
+  /** Null where it has not been held yet: most calls never are. */
+  #hold: Hold | null = null;
   #guestGone = false;
-  /** Gives on the place in the row of those that an outage's end lets through. */
-  #leaveGate: (() => void) | undefined;
-  #keptBytes = 0;
-  #heldMs = 0;
   #firstByteMs: number | null = null;
   #tries = 0;
   /** A try that failed may have reached GitLab all the same. */
@@ -108,11 +92,11 @@ class Passage {
   }
 
   async run(): Promise<void> {
-    const { outgoing, lease } = this.#call;
+    const { outgoing } = this.#call;
     const onClose = (): void => {
       this.#guestGone = true;
       this.#exchange?.abort();
-      this.#stopWaiting?.();
+      this.#hold?.stop();
     };
     outgoing.once('close', onClose);
     try {
@@ -120,16 +104,15 @@ class Passage {
       await this.#tryUntilAnswered();
     } finally {
       outgoing.off('close', onClose);
-      this.#leaveGate?.();
-      if (this.#keptBytes > 0) this.#services.held.bytes.give(lease.runnerName, this.#keptBytes);
+      this.#hold?.end();
     }
   }
 
   async #tryUntilAnswered(): Promise<void> {
     const { health } = this.#services;
+    const { route, lease } = this.#call;
     // Cut off in the middle, a download is its runner's to repeat: at once, and only twice.
-    const isAgain =
-      this.#call.route.handling === 'download' && brokenTransfers.has(this.#call.lease);
+    const isAgain = route.handling === 'download' && hasBrokenTransfer(lease);
     let failed: AnswerHead | 'unreachable' | null = isAgain ? 'unreachable' : null;
     for (;;) {
       if (failed !== null || !health.isOpen) {
@@ -138,12 +121,12 @@ class Passage {
         if (this.#guestGone) return this.#report(0);
         if (waited !== 'go') return this.#answerWaiting(waited === 'too-many');
       }
-      if (!(await this.#keepBody())) return this.#report(0);
+      if (this.#body === 'streamed' && !(await this.#keepBody())) return this.#report(0);
       const reply = await this.#try();
       if (this.#guestGone) return this.#report(0);
-      if (reply.answer !== undefined && !isOutAnswer(this.#call.route.handling, reply.answer)) {
+      if (reply.answer !== undefined && !isOutAnswer(route.handling, reply.answer)) {
         health.answered();
-        this.#leaveGate?.();
+        this.#hold?.leaveGate();
         return this.#handDown(reply.answer);
       }
       failed = this.#noteFailure(reply);
@@ -153,12 +136,11 @@ class Passage {
 
   /** A trace of the usual size is read whole, so that it can be sent again. False: the guest has gone. */
   async #keepBody(): Promise<boolean> {
-    const { route, incoming, lease } = this.#call;
-    if (route.handling !== 'trace' || this.#body !== 'streamed') return true;
+    const { route, incoming } = this.#call;
+    if (route.handling !== 'trace') return true;
     const length = Number(incoming.headers['content-length'] ?? Number.NaN);
     if (!(length <= MAX_REPEATED_BYTES)) return true;
-    if (!this.#services.held.bytes.take(lease.runnerName, length)) return true;
-    this.#keptBytes = length;
+    if (!this.#holding().keep(length)) return true;
     try {
       const body = await readBody(incoming, MAX_REPEATED_BYTES, this.#services.clock);
       if (body !== 'too-large') this.#body = body;
@@ -167,15 +149,6 @@ class Passage {
       if (incoming.destroyed) return false;
       throw error;
     }
-  }
-
-  /** What came whole with its head counts once it has to wait. */
-  #keepWhole(): boolean {
-    const { incoming, lease } = this.#call;
-    if (!isWhole(incoming) || this.#keptBytes > 0) return true;
-    if (!this.#services.held.bytes.take(lease.runnerName, incoming.body.length)) return false;
-    this.#keptBytes = incoming.body.length;
-    return true;
   }
 
   async #try(): Promise<Reply> {
@@ -216,14 +189,14 @@ class Passage {
   #noteFailure(reply: Reply): AnswerHead | 'unreachable' {
     const { health, describeFailure } = this.#services;
     this.#exchange?.abort();
-    this.#leaveGate?.();
+    this.#hold?.leaveGate();
     this.#isUncertain = true;
     const reason =
       reply.answer === undefined
         ? describeFailure(reply.error)
         : `it answers ${reply.answer.statusCode}`;
     if (reply.answer === undefined || isSuspicious(reply.answer)) health.suspect(reason);
-    this.#log('warn', ' did not get through to GitLab', { reason });
+    logCall(this.#call, this.#services, 'warn', ' did not get through to GitLab', { reason });
     return reply.answer ?? 'unreachable';
   }
 
@@ -237,34 +210,18 @@ class Passage {
 
   /** Until GitLab answers again; after a failure of this call alone, with a delay of its own. */
   async #wait(failed: AnswerHead | 'unreachable' | null): Promise<Waited> {
-    const { held, clock, health } = this.#services;
-    const vm = this.#call.lease.runnerName;
+    const { incoming } = this.#call;
     const patienceMs = this.#patienceMs();
     if (patienceMs <= 0) return 'too-long';
-    if (!held.calls.take(vm, 1)) return 'too-many';
-    if (!this.#keepWhole()) {
-      held.calls.give(vm, 1);
-      return 'too-many';
-    }
-    const beganAt = this.#services.monotonic();
-    const stop = new AbortController();
-    this.#stopWaiting = () => stop.abort();
-    const limit = clock.after(patienceMs, () => stop.abort());
-    try {
-      const outages = health.outSince === null ? health.outages : -1;
-      if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
-      if (failed !== null && health.outages === outages && !stop.signal.aborted) {
-        this.#leaveGate?.();
-        await sleep(clock, this.#delayMs(failed), stop.signal);
-        if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
-      }
-      return stop.signal.aborted ? 'too-long' : 'go';
-    } finally {
-      limit.cancel();
-      this.#stopWaiting = null;
-      held.calls.give(vm, 1);
-      this.#heldMs += this.#services.monotonic() - beganAt;
-    }
+    const hold = this.#holding();
+    // What came whole with its head counts once it has to wait.
+    if (isWhole(incoming) && !hold.keep(incoming.body.length)) return 'too-many';
+    return hold.wait(patienceMs, failed === null ? null : () => this.#delayMs(failed));
+  }
+
+  #holding(): Hold {
+    this.#hold ??= new Hold(this.#call.lease.runnerName, this.#services);
+    return this.#hold;
   }
 
   /** What is left before the runner's own patience ends. */
@@ -278,29 +235,26 @@ class Passage {
 
   #delayMs(failed: AnswerHead | 'unreachable'): number {
     const { timings } = this.#services;
-    const broken = brokenTransfers.get(this.#call.lease) ?? 1;
     const isAgain = this.#tries === 0;
-    const isBroken = isAgain || this.#exchange?.hasReadBody === true;
-    // A download has three tries in all, an upload six.
-    const before = isAgain ? broken + 1 : isBroken ? broken : this.#tries;
-    const factor = isBroken ? TRANSFER_DELAY_FACTOR : 2;
-    const cap = isBroken ? timings.holdLimitMs : timings.repeatCapMs;
-    const wanted =
+    const ownMs =
+      isAgain || this.#exchange?.hasReadBody === true
+        ? transferDelayMs(this.#call.lease, isAgain, timings)
+        : Math.min(timings.repeatMs * 2 ** Math.min(this.#tries - 1, 20), timings.repeatCapMs);
+    const wantedMs =
       failed === 'unreachable' ? undefined : readRetryAfter(failed.headers[HEADERS.retryAfter]);
-    return Math.max(
-      Math.min(timings.repeatMs * factor ** Math.min(before - 1, 20), cap),
-      Math.min(wanted ?? 0, timings.retryAfterCapMs),
-    );
+    return Math.max(ownMs, Math.min(wantedMs ?? 0, timings.retryAfterCapMs));
   }
 
   async #handDown(answer: AnswerHead): Promise<void> {
-    const { route, lease, incoming, outgoing, onAnswer } = this.#call;
+    const { route, lease, incoming, outgoing, final, onAnswer } = this.#call;
     const exchange = this.#exchange as Exchange;
     const collected = route.handling === 'download' ? null : exchange.collect();
     const own =
-      this.#isUncertain && this.#body !== 'streamed' ? this.#lostAnswer(answer, this.#body) : null;
+      this.#isUncertain && this.#body !== 'streamed'
+        ? lostAnswer(answer, incoming.headers, this.#body, final?.state)
+        : null;
     await onAnswer({ statusCode: own?.status ?? answer.statusCode, headers: answer.headers });
-    if (route.handling === 'upload') brokenTransfers.delete(lease);
+    if (route.handling === 'upload') noteWholeTransfer(lease);
     if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
@@ -324,17 +278,12 @@ class Passage {
   /** How a download ended whose head the guest has got. */
   #noteTransfer(end: 'whole' | 'cut' | 'unwanted'): void {
     const { lease } = this.#call;
-    if (end === 'whole') brokenTransfers.delete(lease);
+    if (end === 'whole') noteWholeTransfer(lease);
     if (end !== 'cut') return;
     const reason = 'it broke off in the middle';
-    brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
+    noteBrokenTransfer(lease);
     this.#services.health.suspect(reason);
-    this.#log('warn', ' did not get through whole', { reason });
-  }
-
-  #lostAnswer(answer: AnswerHead, body: Buffer): OwnAnswer | null {
-    const { incoming, final } = this.#call;
-    return lostAnswer(answer, incoming.headers, body, final?.state);
+    logCall(this.#call, this.#services, 'warn', ' did not get through whole', { reason });
   }
 
   #answerWaiting(isCrowded: boolean): void {
@@ -345,9 +294,7 @@ class Passage {
   /** The rest of its body cannot be had without the beginning: its runner has to send it again. */
   async #answerBroken(failed: AnswerHead | 'unreachable'): Promise<void> {
     const { lease, route, incoming } = this.#call;
-    if (route.handling === 'upload') {
-      brokenTransfers.set(lease, (brokenTransfers.get(lease) ?? 0) + 1);
-    }
+    if (route.handling === 'upload') noteBrokenTransfer(lease);
     await this.#wait(failed);
     if (this.#guestGone) return this.#report(0);
     this.#answer(
@@ -357,20 +304,9 @@ class Passage {
     );
   }
 
-  #answer({ status, headers, body }: OwnAnswer): void {
-    const { incoming, outgoing } = this.#call;
-    // Node reads the rest of a small body by itself; a large one is not worth it.
-    const isSmall = Number(incoming.headers['content-length'] ?? Number.NaN) <= MAX_REPEATED_BYTES;
-    const hasRest = !incoming.complete && !isSmall && this.#call.route.method !== 'GET';
-    outgoing.writeHead(status, STATUS_CODES[status] ?? '', {
-      ...headers,
-      'Content-Length': body.length,
-      ...(hasRest ? { Connection: 'close' } : {}),
-    });
-    if (hasRest) this.#exchange?.abort();
-    if (hasRest) endEarly(streamsOf(this.#call), body, this.#services.clock);
-    else outgoing.end(body);
-    this.#report(status);
+  #answer(answer: OwnAnswer): void {
+    giveAnswer(this.#call, answer, this.#services.clock);
+    this.#report(answer.status);
   }
 
   /** `status`: 0 where the guest had gone before. */
@@ -384,20 +320,13 @@ class Passage {
       bytesUp: this.#exchange?.bytesUp ?? 0,
       bytesDown: this.#exchange?.bytesDown ?? 0,
       durationMs: this.#services.monotonic() - this.#startedAt,
-      heldMs: this.#heldMs,
+      heldMs: this.#hold?.waitedMs ?? 0,
       firstByteMs: this.#firstByteMs,
       repeats: Math.max(0, this.#tries - 1),
       requestId: requestId?.slice(0, MAX_REQUEST_ID),
     };
     this.#services.forwarded(call);
-    this.#log('info', `: ${status}`, { ...call });
-  }
-
-  #log(level: 'info' | 'warn', what: string, fields: LogFields): void {
-    const { route, lease } = this.#call;
-    const { log, monotonic } = this.#services;
-    const text = `${route.name} of job ${lease.facts.id}${what}`;
-    logCall(log, level, lease, monotonic(), text, fields);
+    logCall(this.#call, this.#services, 'info', `: ${status}`, { ...call });
   }
 }
 
