@@ -287,7 +287,7 @@ describe('PUT jobs/:id', () => {
     });
   }
 
-  for (const status of [403, 404, 408, 409, 412, 429, 500, 502, 503, 522]) {
+  for (const status of [200, 302, 401, 403, 404, 408, 409, 412, 429, 500, 502, 503, 522]) {
     it(`takes a bare ${status} for an outage, not for the job's end`, async (t) => {
       const { client } = await clientFor(t, answer(status, { 'content-type': 'text/html' }, '<p>'));
       assert.equal((await client.updateJob(7, 'glcbt-x', { state: 'running' })).kind, 'retry');

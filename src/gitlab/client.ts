@@ -3,6 +3,7 @@
 import ky, { type Options } from 'ky';
 import type { Clock } from '../lib/clock.ts';
 import { describeError, errorCode, toError } from '../lib/errors.ts';
+import { isPage } from '../lib/is-page.ts';
 import { headersOf } from '../lib/raw-headers.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import type { Fetch, Send } from '../upstream/index.ts';
@@ -243,9 +244,11 @@ function toJob(answer: Answer): RequestJobOutcome {
 
 function toUpdateOutcome(answer: Answer): UpdateOutcome {
   const jobStatus = readJobStatus(answer);
+  // A box in between says 200 as well, with a page; it has told GitLab nothing.
+  const isTold = jobStatus !== undefined || !isPage(answer.headers.get('content-type'));
   switch (answer.status) {
     case 200:
-      return { kind: 'done', jobStatus };
+      return isTold ? { kind: 'done', jobStatus } : retry(describeAnswer(answer), answer);
     case 202:
       return { kind: 'pending', intervalMs: readInterval(answer) };
     default:
