@@ -143,6 +143,8 @@ for (const way of ['straight', 'by ky'] as const)
       ['409', 409, json, '{"message":"409 Conflict"}', 'conflict'],
       ['403', 403, json, '{"message":"403 Forbidden"}', 'forbidden'],
       ['401', 401, json, '{"message":"401 Unauthorized"}', 'forbidden'],
+      ['403 with a page', 403, { 'content-type': 'text/html' }, '<html>', 'retry'],
+      ['401 with a page', 401, { 'content-type': 'text/html' }, '<html>', 'retry'],
       ['429', 429, json, '{}', 'retry'],
       ['500', 500, {}, '', 'retry'],
       ['a redirect', 302, { location: '/users/sign_in' }, '', 'retry'],
@@ -235,6 +237,18 @@ for (const way of ['straight', 'by ky'] as const)
       assert.ok(outcome.kind === 'retry');
       assert.match(outcome.reason, /in time|did not answer/);
     });
+
+    for (const [body, expected] of [
+      ['{"message":{"error":"This endpoint …"}}', '429 This endpoint …'],
+      ['{"error":"token is missing"}', '429 token is missing'],
+      ['{"message":"429 Too Many Requests"}', '429 Too Many Requests'],
+    ] as const) {
+      it(`says of ${body} what GitLab says`, async (t) => {
+        const { client } = await clientFor(t, answer(429, json, body), { way });
+        const outcome = await client.requestJob(TOKEN, 'r_1', info);
+        assert.equal(outcome.kind === 'retry' && outcome.reason, expected);
+      });
+    }
 
     it('says of a page of HTML that the address may be wrong', async (t) => {
       const { client } = await clientFor(

@@ -201,7 +201,9 @@ function strange(config: GitlabConfig, reason: string, headers: Headers): Findin
         ? `it points to ${new URL(location).origin}: use that address`
         : /^50[234]\b/.test(reason)
           ? 'is GitLab up? What answers may be a proxy before it'
-          : 'the address of GitLab is the one of its start page, a path such as /gitlab included',
+          : /^40[13]\b/.test(reason)
+            ? 'a firewall or a sign-in before GitLab refuses this host: have it let it through to /api/v4'
+            : 'the address of GitLab is the one of its start page, a path such as /gitlab included',
   };
 }
 
