@@ -19,7 +19,7 @@ import { Wait } from './wait.ts';
 export interface ClaimerServices {
   readonly clock: Clock;
   readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
-  readonly leases: Pick<Leases, 'claim' | 'countOf'> & {
+  readonly leases: Pick<Leases, 'claim' | 'countOf' | 'refuse'> & {
     /** Why no new job can be taken care of at the moment; null: one can. */
     readonly problem: string | null;
   };
@@ -45,6 +45,10 @@ export interface ClaimerServices {
 
 /** A token is renewed now and then, and its expiry with it. */
 const EXPIRY_EVERY_MS = 24 * 3_600_000;
+
+/** For the owner of a job. */
+const UNREADABLE =
+  "what GitLab sent of this job to the runner's host was cut off, or changed, on its way";
 
 /** What keeps a claimer from asking right now. */
 type Standing = { readonly reason: string | null; readonly nextAskAt: number | null };
@@ -374,10 +378,7 @@ export class Claimer {
         await this.#onForbidden(outcome);
         break;
       case 'broken':
-        log.error(
-          `GitLab assigned runner ${this.name} a job that cannot be read: nobody can end it, GitLab will after a while`,
-          { answer: outcome.reason },
-        );
+        await this.#endUnread(outcome);
         this.#record(outcome, outcome.reason);
         await this.#pauseFor(
           backoff.next(undefined),
@@ -397,6 +398,21 @@ export class Claimer {
       default:
         outcome satisfies never;
     }
+  }
+
+  /** A job that came, and cannot be run. */
+  async #endUnread({
+    left,
+    reason,
+  }: Extract<RequestJobOutcome, { kind: 'broken' }>): Promise<void> {
+    const { leases, log } = this.#services;
+    const job = left === null ? 'a job' : `job ${left.id}`;
+    const end =
+      left === null ? 'nobody can end it, GitLab will after a while' : 'it is failed there';
+    log.error(`GitLab assigned runner ${this.name} ${job} that cannot be read: ${end}`, {
+      answer: reason,
+    });
+    if (left !== null) await leases.refuse(this.name, left, UNREADABLE);
   }
 
   async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {

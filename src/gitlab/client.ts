@@ -238,7 +238,8 @@ function forbiddenOrRetry(
 function toJob(answer: Answer): RequestJobOutcome {
   const read = readPayload(answer.body);
   if (!read.ok) {
-    return { kind: 'broken', reason: `201 with ${contentType(answer)}: ${read.reason}` };
+    const reason = `201 with ${contentType(answer)}: ${read.reason}`;
+    return { kind: 'broken', reason, left: read.left };
   }
   return {
     kind: 'job',

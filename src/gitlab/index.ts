@@ -15,6 +15,8 @@ export type {
   VerifyOutcome,
 } from './outcomes.ts';
 export {
+  type BareJob,
+  bareFacts,
   type JobFacts,
   type JobQueue,
   type JobSecrets,

@@ -1,6 +1,7 @@
 /** A job of which only id and token are left: it is ended in GitLab, and its owner is told why. */
 
 import type { JsonValue, Machine } from '../contract/index.ts';
+import { bareFacts } from '../gitlab/index.ts';
 import { composeNote } from './note.ts';
 import type { LeaseRecord, Moment, Salvaged } from './record.ts';
 
@@ -8,25 +9,13 @@ const REASON = 'the runner host was restarted, and its record of this job is dam
 
 /** `machine`: the one that was booted for it, where it still exists. */
 export function salvagedRecord(
-  { id, token }: Salvaged,
+  job: Salvaged,
   machine: Machine | undefined,
   now: Moment,
 ): LeaseRecord {
   const runnerName = machine?.runnerName ?? '';
   return {
-    facts: {
-      id,
-      token,
-      name: `job ${id}`,
-      project: '',
-      ref: '',
-      url: null,
-      timeoutSeconds: 0,
-      dependencies: [],
-      failureReasons: [],
-      protected: false,
-      repoUrl: null,
-    },
+    facts: bareFacts(job),
     runner: readMetadata(machine, 'runner', ''),
     runnerName,
     vmToken: '',

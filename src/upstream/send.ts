@@ -34,13 +34,16 @@ export function createSend(
     });
     try {
       const answer = await unlessAborted(call, signal);
-      if (!answer.isWhole) {
+      // Of a 201, which may hold a job, the beginning is enough to end that.
+      if (!answer.isWhole && answer.statusCode !== 201) {
         throw new ForrestGitlabError(
           'upstream_unreachable',
           `${upstream.url} broke off its answer`,
         );
       }
-      const outage = outageOf(answer.statusCode, answer.headers['content-type']);
+      const outage = answer.isWhole
+        ? outageOf(answer.statusCode, answer.headers['content-type'])
+        : 'it broke off its answer';
       if (outage === null) health?.answered();
       else health?.suspect(outage);
       return unpacked(answer);
