@@ -16,7 +16,6 @@ export type {
 } from './outcomes.ts';
 export {
   type BareJob,
-  bareFacts,
   type JobFacts,
   type JobQueue,
   type JobSecrets,

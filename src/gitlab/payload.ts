@@ -23,23 +23,6 @@ export interface JobFacts {
   readonly repoUrl: string | null;
 }
 
-/** The facts of a job of which no more is known. */
-export function bareFacts({ id, token }: BareJob): JobFacts {
-  return {
-    id,
-    token,
-    name: `job ${id}`,
-    project: '',
-    ref: '',
-    url: null,
-    timeoutSeconds: 0,
-    dependencies: [],
-    failureReasons: [],
-    protected: false,
-    repoUrl: null,
-  };
-}
-
 /** Parts of a payload that must not be shown: kept in memory only, for masking. */
 export interface JobSecrets {
   /** Values of masked variables and the job's tokens. */

@@ -1,20 +1,13 @@
 /** All live leases: where claimer and proxy meet. */
 
 import type { Machine, VmPool } from '../contract/index.ts';
-import {
-  type BareJob,
-  bareFacts,
-  type Features,
-  type JobFacts,
-  type JobSecrets,
-  type ReadPayload,
-} from '../gitlab/index.ts';
+import type { BareJob, Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Journal } from './journal.ts';
 import { Lease } from './lease.ts';
 import { isReady, type Place } from './ready-machine.ts';
 import type { LeaseRecord, Moment } from './record.ts';
-import { machineOf, salvagedRecord } from './salvaged.ts';
+import { bareFacts, machineOf, salvagedRecord } from './salvaged.ts';
 import type { LeaseServices } from './services.ts';
 import { tokenKey } from './vm-token.ts';
 
