@@ -43,9 +43,14 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'plugin-not-listed': [/^gitlab$/, /packages under plugins, such as forrest-gitlab$/],
   'qemu-missing': [/^driver qemu$/, /qemu-system-\w+ is not installed/],
   'runner-missing': [/^machine type small$/, /starts \/opt\/nowhere\/gitlab-runner, which is not/],
+  'template-of-github': [
+    /^machine type small, for gitlab$/,
+    /nobody fills in <COLOUR> \(job-config\/job\.sh, line 2\), <JITCONFIG> \(.*, line 3\)/,
+  ],
   'template-missing': [/^machines\.small\.setup_template\.path$/, /is no template/],
   'tls-untrusted': [/^gitlab\.url/, /TLS fails: its certificate/],
   'token-file-missing': [/^gitlab\.runners\[0\]\.token_file$/, /does not exist/],
+  'token-file-personal': [/^gitlab\.runners\[0\]\.token_file$/, /holds a personal access token/],
   'token-file-open': [/^gitlab\.runners\[0\]\.token_file$/, /open to every user \(mode 0644\)/],
   'token-refused': [/^gitlab\.runners: build$/, /GitLab refuses the token/],
   'too-little-memory': [/^machines\.small\.ram$/, /more than the host's 512 MiB/],
@@ -99,6 +104,9 @@ describe('forrest-host check', { concurrency: 3 }, () => {
     const token = gitlab.createRunner().token;
     tokens.push(token, revoked.token);
     await writePrivate(path.join(directory, 'good.token'), `${token}\n`);
+    const personal = 'glpat-abcdefghijklmnopqrst';
+    tokens.push(personal);
+    await writePrivate(path.join(directory, 'personal.token'), `${personal}\n`);
     await writePrivate(path.join(directory, 'revoked.token'), `${revoked.token}\n`);
     await writePrivate(path.join(directory, 'open.token'), `${token}\n`);
     await chmod(path.join(directory, 'open.token'), 0o644);
@@ -186,6 +194,27 @@ describe('forrest-host check', { concurrency: 3 }, () => {
         subject: path.join(directory, 'nowhere.yaml'),
         message: 'does not exist',
         remedy: 'name a configuration that this user may read: --config FILE',
+      },
+    ]);
+  });
+
+  it('finds a script that a process could not run', async () => {
+    await cp(path.join(directory, 'template'), path.join(directory, 'plain'), { recursive: true });
+    const script = path.join(directory, 'plain/job-config/job.sh');
+    await chmod(script, 0o644);
+    const text = await readFile(path.join(directory, 'good.yaml'), 'utf8');
+    await writeFile(
+      path.join(directory, 'plain.yaml'),
+      text.replace('path: template', 'path: plain'),
+    );
+    const { code, findings } = await check(directory, 'plain');
+    assert.equal(code, 2);
+    assert.deepEqual(findings.filter(isError), [
+      {
+        severity: 'error',
+        subject: 'machine type small',
+        message: `${script} is not executable`,
+        remedy: 'chmod +x it in the template',
       },
     ]);
   });

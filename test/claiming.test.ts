@@ -257,7 +257,10 @@ suite('starting', { concurrency: 4 }, () => {
     t.after(() => taken.close());
     const { port } = taken.address() as { port: number };
     const rig = await createRig(t, { section: { listen: `127.0.0.1:${port}` } });
-    await assert.rejects(rig.start(), new RegExp(`127\\.0\\.0\\.1:${port}.*(in use|taken)`, 's'));
+    await assert.rejects(rig.start(), {
+      code: 'address_in_use',
+      message: `gitlab.guests: 127.0.0.1:${port} is in use by another process: stop that one, or choose another port (gitlab.listen in the configuration)`,
+    });
     // Nothing of the failed start keeps a second one from this directory.
     const file = path.join(rig.directory, 'config.yaml');
     const text = await readFile(file, 'utf8');

@@ -8,6 +8,8 @@ import { createPlugin, ERROR_CODES } from 'forrest-gitlab';
 import { parse } from 'yaml';
 import { createProgram } from '../fixtures/host/src/cli/program.ts';
 import { configSchema } from '../fixtures/host/src/config-schema.ts';
+import { OWN_PLACEHOLDERS } from '../fixtures/host/src/drivers/index.ts';
+import { createGithubPlugin } from '../fixtures/host/src/github/index.ts';
 import { HOST_ERROR_CODES } from '../fixtures/host/src/lib/errors.ts';
 
 const ROOT = path.join(import.meta.dirname, '..');
@@ -59,6 +61,24 @@ it('errors.md has each code with its meaning, a cause and a remedy, and no other
       { ...codes },
     );
   }
+});
+
+it('templates.md has each placeholder, and who fills it in', () => {
+  const rows = read('docs/templates.md').matchAll(/^\| (`[A-Z_`, ]+`) \| (?:the )?(\w+) \|/gm);
+  const documented = [...rows].flatMap(([, names = '', of]) =>
+    [...names.matchAll(/[A-Z_]+/g)].map(([name]) => `${of} ${name}`),
+  );
+  const filledIn = {
+    host: OWN_PLACEHOLDERS,
+    gitlab: createPlugin().placeholders ?? [],
+    github: createGithubPlugin().placeholders ?? [],
+  };
+  assert.deepEqual(
+    documented.toSorted(),
+    Object.entries(filledIn)
+      .flatMap(([of, names]) => names.map((name) => `${of} ${name}`))
+      .toSorted(),
+  );
 });
 
 describe('commands', () => {

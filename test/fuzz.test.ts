@@ -39,9 +39,3 @@ test('ten seconds of raw bytes and mutated calls: no crash, no leak, nothing ups
   assert.ok(report.upstream > 20, 'some of it is right, and gets through');
   assert.match(report.again, /--seed 7 --seconds 10$/);
 });
-
-test('wrong use is told', async () => {
-  const { code, stdout, stderr } = await run('--seed', 'x');
-  assert.deepEqual([code, stdout], [2, '']);
-  assert.match(stderr, /--seed x is no count/);
-});

@@ -315,7 +315,13 @@ describe('a gitlab section', () => {
 describe('a token file', () => {
   it('may hold a token of any form, with a newline at its end', async (t) => {
     const { dir, context } = await contextFor(t);
-    for (const token of ['glrt-t1_abcdefghij', 'abcdefghijklmnopqrst', 'glrt-a.b.01.xyz']) {
+    for (const token of [
+      'glrt-t1_abcdefghij',
+      'glrtr-abcdefghijklmnopqrst',
+      'acme-glrt-abcdefghij',
+      'abcdefghijklmnopqrst',
+      'glrt-a.b.01.xyz',
+    ]) {
       await writeFile(path.join(dir, 'build.token'), `${token}\n`);
       assert.ok((await parseConfig(section, context)).ok, token);
     }
@@ -325,6 +331,18 @@ describe('a token file', () => {
     ['is readable by everyone', 'glrt-x', 0o644, /mode 0644.*chmod 600/],
     ['is empty', '\n', 0o600, /is empty/],
     ['holds two words', 'one two', 0o600, /more than one/],
+    [
+      'holds a personal access token',
+      'glpat-notarunners1234567',
+      0o600,
+      /holds a personal access token \(glpat-…\): create a runner in GitLab .* glrt-…$/,
+    ],
+    [
+      'holds a registration token',
+      'GR1348941notarunners1234567',
+      0o600,
+      /holds a registration token \(GR1348941…\): create a runner in GitLab/,
+    ],
   ] as const) {
     it(`that ${what} is refused`, async (t) => {
       const { dir, context } = await contextFor(t);
@@ -334,6 +352,7 @@ describe('a token file', () => {
       assert.ok(!parsed.ok);
       assert.equal(parsed.problems[0]?.path, 'gitlab.runners[0].token_file');
       assert.match(parsed.problems[0]?.message ?? '', message);
+      assert.doesNotMatch(JSON.stringify(parsed.problems), /notarunners/);
     });
   }
 

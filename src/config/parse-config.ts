@@ -17,7 +17,7 @@ import {
   TIMING_KEYS,
 } from './schema.ts';
 import { DEFAULT_TIMINGS, type Timings } from './timings.ts';
-import { readTokenFile } from './token-file.ts';
+import { mistakenToken, readTokenFile } from './token-file.ts';
 
 const ROOT = 'gitlab';
 
@@ -191,17 +191,18 @@ async function checkToken(
     return undefined;
   }
   const read = await readTokenFile(file);
-  if (read.ok) return createHash('sha256').update(read.token).digest('hex');
+  const reason = read.ok ? mistakenToken(read.token) : read.reason;
+  if (read.ok && reason === null) return createHash('sha256').update(read.token).digest('hex');
   problems.push({
     path: `${runnerPath(index)}.token_file`,
-    message: `${file} ${read.reason}`,
+    message: `${file} ${reason}`,
   });
   return undefined;
 }
 
 /** A token pasted here must not be repeated in a message about a missing file. */
 function looksLikeToken(file: string): boolean {
-  return /(^|-)gl[a-z]{2,6}-/.test(path.basename(file)) && path.extname(file) === '';
+  return /(^|-)gl[a-z]{2,6}-|^GR1348941/.test(path.basename(file)) && path.extname(file) === '';
 }
 
 function checkMachine(

@@ -43,6 +43,21 @@ export async function readTokenFile(file: string, known?: TokenRead): Promise<To
   }
 }
 
+/**
+ * What a token is that begins as no runner's does, and what to do; null: it may be a runner's, of whatever form.
+ * Completes the sentence "the token file … ".
+ */
+export function mistakenToken(token: string): string | null {
+  const what = token.startsWith('glpat-')
+    ? 'a personal access token (glpat-…)'
+    : token.startsWith('GR1348941')
+      ? 'a registration token (GR1348941…)'
+      : null;
+  return what === null
+    ? null
+    : `holds ${what}: create a runner in GitLab (Settings, CI/CD, Runners) and put the token there that it shows once, glrt-…`;
+}
+
 /** The time of its last change of any kind: of its mode, too. */
 function versionOf({ ino, ctimeMs, size }: Stats): string {
   return `${ino}-${ctimeMs}-${size}`;

@@ -33,6 +33,8 @@ export interface ProviderPlugin<C> {
   parseConfig(section: unknown, context: ConfigContext): Promise<Parsed<C>>;
   /** Tries what the configuration names, for the host's `check` command. Takes no job, changes no setting. */
   check(config: C, context: CheckContext): AsyncIterable<Finding>;
+  /** Names that the `substitutions` of each of its machines have, so that `check` can go through templates. */
+  readonly placeholders?: readonly string[];
   /** JSON Schema (draft 2020-12) of its section, for editors. */
   readonly configSchema?: JsonValue;
   /** Builds the provider. Does nothing yet: no file, socket or timer before `start()`. */

@@ -2,9 +2,27 @@
 
 import { createHash } from 'node:crypto';
 import type { GitlabConfig, RunnerConfig } from '../config/index.ts';
-import type { BootSpec } from '../contract/index.ts';
+import type { BootSpec, Secret } from '../contract/index.ts';
 import type { JobFacts } from '../gitlab/index.ts';
 import { secret } from '../lib/secret.ts';
+
+/** Every machine is told all of them. */
+export const PLACEHOLDERS = [
+  'DOCKER_HELPER_IMAGE',
+  'DOCKER_IMAGE',
+  'DOCKER_PRIVILEGED',
+  'DOCKER_PULL_POLICY',
+  'DOCKER_REGISTRY_MIRROR',
+  'GITLAB_CA',
+  'GITLAB_CLONE_URL',
+  'GITLAB_EXECUTOR',
+  'GITLAB_OUTPUT_LIMIT',
+  'GITLAB_RUNNER_TOKEN',
+  'GITLAB_RUNNER_URL',
+  'GITLAB_WAIT_TIMEOUT',
+] as const;
+
+type Values<T> = { readonly [name in (typeof PLACEHOLDERS)[number]]: T };
 
 /** What a machine of a runner is told besides who it is. */
 export interface GuestSettings {
@@ -33,7 +51,7 @@ export function createBootSpec(
       /** For `--wait-timeout`: a machine whose runner cannot reach us ends by itself; a warm one waits for ever. */
       GITLAB_WAIT_TIMEOUT: isWarm ? '0' : '60',
       ...publicSubstitutions(settings),
-    },
+    } satisfies Values<string | Secret>,
     metadata,
   };
 }
@@ -45,7 +63,7 @@ export function digestOf(settings: GuestSettings): string {
   return createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 16);
 }
 
-function publicSubstitutions({ runner, config, cloneUrl }: GuestSettings): Record<string, string> {
+function publicSubstitutions({ runner, config, cloneUrl }: GuestSettings) {
   const { executor } = runner;
   const docker = executor.name === 'docker' ? executor : null;
   return {
@@ -60,7 +78,7 @@ function publicSubstitutions({ runner, config, cloneUrl }: GuestSettings): Recor
     /** Separated by spaces: the runner takes one per `--docker-pull-policy`. */
     DOCKER_PULL_POLICY: docker?.pullPolicies.join(' ') ?? '',
     DOCKER_REGISTRY_MIRROR: docker?.registryMirror ?? '',
-  };
+  } satisfies Partial<Values<string>>;
 }
 
 /**

@@ -7,6 +7,7 @@ import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Randomness, systemRandomness } from '../lib/random.ts';
 import type { ProxyLimits } from '../proxy/index.ts';
 import type { Fetch } from '../upstream/index.ts';
+import { PLACEHOLDERS } from './boot-spec.ts';
 import { checkConfig } from './check.ts';
 import { createProvider } from './provider.ts';
 
@@ -42,6 +43,7 @@ export function createPlugin(seams: Seams = {}): ProviderPlugin<GitlabConfig> {
   return {
     id: 'gitlab',
     parseConfig,
+    placeholders: PLACEHOLDERS,
     configSchema: sectionSchema,
     check: (config, context) => checkConfig(config, complete, context),
     create: (host, config) => createProvider(host, config, complete),

@@ -265,7 +265,7 @@ export function createProvider(
     async start() {
       systemId = await loadSystemId(host.stateDir, host.hostName, seams, log);
       await pauses.load(log);
-      listening = await host.listen('guests', config.listen);
+      listening = await host.listen('guests', config.listen).catch(nameKey);
       // Nothing is answered from an unrecovered state: one early 403 would end a live job.
       const others = warm.load(await leases.load(host.pool.machines()));
       for (const machine of others) machine.stop('no job is known for it');
@@ -361,4 +361,10 @@ export function createProvider(
       };
     },
   };
+}
+
+/** A host names the socket; which key its address stands under is ours to tell. */
+function nameKey(error: unknown): never {
+  if (error instanceof Error) error.message += ' (gitlab.listen in the configuration)';
+  throw error;
 }

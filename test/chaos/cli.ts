@@ -3,6 +3,7 @@
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { buildMicroGuest } from '../../fixtures/guest/micro/micro-guest.ts';
+import { reportFailure, UsageError } from '../../fixtures/lib/wrong-use.ts';
 import { findGuestRunner } from '../../fixtures/main-job/runner.ts';
 import { runChaos } from './chaos.ts';
 import type { Guests } from './host-config.ts';
@@ -28,8 +29,6 @@ Environment: GITLAB_RUNNER, a gitlab-runner binary for the guests (default: the 
 Full disks need the right to mount (root). Inside a virtual machine no runner can be killed from outside.
 Exit codes: 0 all is well, 1 not so, 2 wrong use.
 `;
-
-class UsageError extends Error {}
 
 interface Arguments {
   readonly seed: number;
@@ -117,12 +116,7 @@ async function main(): Promise<number> {
 try {
   process.exitCode = await main();
 } catch (error) {
-  const wrongUse =
-    error instanceof UsageError ||
-    (error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS'));
-  console.error(error instanceof Error ? error.message : error);
-  if (wrongUse) console.error('\nnpm run chaos -- --help says more.');
-  process.exitCode = wrongUse ? 2 : 1;
+  process.exitCode = reportFailure(error, 'npm run chaos');
 }
 // What hangs must not hold it up for ever.
 setTimeout(() => process.exit(), 5000).unref();

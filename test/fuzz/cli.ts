@@ -1,6 +1,7 @@
 /** `npm run fuzz`: raw bytes and mutated real exchanges against the proxy. */
 
 import { parseArgs } from 'node:util';
+import { reportFailure, UsageError } from '../../fixtures/lib/wrong-use.ts';
 import { type FuzzReport, fuzz } from './fuzz.ts';
 
 const USAGE = `npm run fuzz -- [--seed N] [--seconds N] [--json]
@@ -16,7 +17,7 @@ machines. Exits 1 where something crashes, leaks, or reaches GitLab that is not 
 function readNumber(name: string, text: string): number {
   const value = Number(text);
   if (!Number.isSafeInteger(value) || value < 0)
-    throw new TypeError(`--${name} ${text} is no count`);
+    throw new UsageError(`--${name} ${text}: must be a whole number`);
   return value;
 }
 
@@ -55,7 +56,6 @@ async function main(): Promise<number> {
 main().then(
   (code) => process.exit(code),
   (error: unknown) => {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`);
-    process.exit(error instanceof TypeError ? 2 : 1);
+    process.exit(reportFailure(error, 'npm run fuzz'));
   },
 );
