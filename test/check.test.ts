@@ -35,6 +35,8 @@ const CAUSES: Readonly<Record<string, readonly [subject: RegExp, message: RegExp
   'clock-wrong': [/^clock$/, /36\d\d s ahead of GitLab's/],
   'gitlab-down': [/^gitlab\.url/, /cannot be reached: nothing listens there/],
   'gitlab-elsewhere': [/^gitlab\.url/, /no GitLab answers there: 404/],
+  'gitlab-firewall': [/^gitlab\.url/, /no GitLab answers there: 403 with text\/html/],
+  'gitlab-limits': [/^gitlab\.url/, /no more calls of this host for now: 429 Too Many Requests/],
   'gitlab-page': [/^gitlab\.url/, /no GitLab answers there: 200 with text\/html/],
   'image-missing': [/^machines\.small\.base_image$/, /debian\.img is no file/],
   'not-yaml': [/^line \d+$/, /not valid YAML/],
@@ -84,7 +86,9 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       },
     });
     const late = await startLate(gitlab);
-    const page = await startPage();
+    const page = await startPage(200);
+    const firewall = await startPage(403);
+    const limits = await startPage(429, '{"message":{"error":"Too Many Requests"}}');
     const taken = net.createServer().listen(0, '127.0.0.1');
     closers.push(
       () => gitlab.close(),
@@ -92,6 +96,8 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       () => late.close(),
       () => taken.close(),
       () => page.close(),
+      () => firewall.close(),
+      () => limits.close(),
     );
     const revoked = gitlab.createRunner();
     gitlab.revokeRunner(revoked.token);
@@ -110,6 +116,8 @@ describe('forrest-host check', { concurrency: 3 }, () => {
       GITLAB_TLS: secure.url,
       GITLAB_LATE: late.url,
       PAGE: page.url,
+      FIREWALL: firewall.url,
+      LIMITS: limits.url,
       NOTHING: `http://127.0.0.1:${await freePort()}`,
       FREE: `127.0.0.1:${await freePort()}`,
       IN_USE: `127.0.0.1:${(taken.address() as AddressInfo).port}`,
@@ -310,10 +318,11 @@ async function startLate(gitlab: GitlabSimulator): Promise<{ url: string; close(
   return { url: `http://127.0.0.1:${port}${pathname}`, close: () => server.close() };
 }
 
-/** Something else, which has a page for every request. */
-async function startPage(): Promise<{ url: string; close(): void }> {
+/** Something else, which has the same answer to every request: a page, or GitLab's JSON. */
+async function startPage(status: number, json?: string): Promise<{ url: string; close(): void }> {
+  const type = json === undefined ? 'text/html' : 'application/json';
   const server = http.createServer((_, response) => {
-    response.writeHead(200, { 'content-type': 'text/html' }).end('<html>Sign in</html>');
+    response.writeHead(status, { 'content-type': type }).end(json ?? '<html>Sign in</html>');
   });
   server.listen(0, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));

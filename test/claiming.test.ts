@@ -106,7 +106,25 @@ suite('a 201 that is no job', { concurrency: 4 }, () => {
     });
   }
 
-  test('a body that breaks off in the middle: the same', async (t) => {
+  test('a job of which the beginning came, with its token: failed by us, with the reason in its log', async (t) => {
+    const rig = await createRig(t);
+    rig.gitlab.inject({
+      match: { route: 'jobs-request', times: 1 },
+      do: { cutAnswerAfterBytes: 500 },
+    });
+    const job = rig.queue();
+    await rig.start();
+    const row = await rig.ended(job);
+    assert.deepEqual([row.outcome, job.status], ['system_failure', 'failed']);
+    assert.equal(job.failureReason, 'runner_system_failure');
+    assert.match(job.log.toString(), /ERROR: what GitLab sent of this job .* was cut off/);
+    assert.ok(rig.log.some((line) => line.includes(`job ${job.id} that cannot be read`)));
+    assert.ok(!rig.log.join('').includes(job.token));
+    assert.deepEqual(await journalOf(rig), []);
+    await rig.guest(rig.queue());
+  });
+
+  test('a body that breaks off within the token: nobody can end that job, and it goes on', async (t) => {
     const rig = await createRig(t);
     rig.gitlab.inject({
       match: { route: 'jobs-request', times: 1 },

@@ -264,6 +264,23 @@ suite('a machine that ends too early', { concurrency: 4 }, () => {
 });
 
 suite('our own end of a job reaches GitLab once', { concurrency: 4 }, () => {
+  test('where GitLab wants it again after longer than any timer holds', async (t) => {
+    const rig = await startRig(t);
+    const { job, guest } = await rig.running();
+    rig.gitlab.inject({
+      match: { route: 'job-update', times: 3 },
+      do: { status: 202, headers: { 'x-gitlab-trace-update-interval': '99999999' } },
+    });
+    guest.kill();
+    assert.equal((await rig.ended(job)).outcome, 'system_failure');
+    const at = rig.gitlab.requests
+      .filter((request) => request.route === 'job-update')
+      .slice(-4)
+      .map((request) => request.at);
+    const gaps = at.slice(1).map((time, index) => time - (at[index] ?? 0));
+    assert.ok(gaps.length === 3 && gaps.every((gap) => gap >= 150), `${gaps}`);
+  });
+
   test('through an outage', async (t) => {
     const rig = await startRig(t);
     const { job, guest } = await rig.running();

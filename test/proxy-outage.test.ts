@@ -40,6 +40,13 @@ const FAULTS: ReadonlyArray<readonly [name: string, action: FaultAction, except?
   ['408', { status: 408 }],
   ['the 404 of a box in between', { status: 404, ...HTML }, 'artifacts-download'],
   ['the 403 of a box in between', { status: 403, ...HTML }, 'artifacts-download'],
+  ['the 401 of a box in between', { status: 401, ...HTML }, 'artifacts-download'],
+  [
+    'its way to a sign-in',
+    { status: 302, headers: { location: '/sign_in' }, ...HTML },
+    'artifacts-download',
+  ],
+  ['its page that says 200', { status: 200, ...HTML }],
   ['hanging', { hang: true }],
   ['cut at once', { cutBeforeAnswer: true }],
   ['cut within the body', { cutAfterBytes: 100_000 }],
@@ -281,6 +288,8 @@ suite('a GitLab whose every answer is', { concurrency: 2 }, () => {
     ['500', { status: 500 }],
     ['503', { status: 503, headers: { 'retry-after': '3600' } }],
     ['the page of a box in between', { status: 404, ...HTML }],
+    ['a page that says 200', { status: 200, ...HTML }],
+    ['a way to a sign-in', { status: 302, headers: { location: '/sign_in' }, ...HTML }],
     ['none', { hang: true }],
     ['cut', { cutBeforeAnswer: true }],
   ];

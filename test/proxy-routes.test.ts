@@ -100,6 +100,26 @@ suite('what passes', { concurrency: 4 }, () => {
     assert.ok(!rig.gitlab.requests.some((request) => request.route === 'object-storage'));
   });
 
+  test('a redirect to a relative address leads to GitLab, not here', async (t) => {
+    const rig = await startRig(t);
+    const { job, guest } = await rig.running();
+    const { origin } = new URL(rig.gitlab.url);
+    for (const [location, expected] of [
+      ['/uploads/a.zip?s=%2F', `${origin}/uploads/a.zip?s=%2F`],
+      ['b.zip', `${rig.gitlab.url}/api/v4/jobs/${job.id}/b.zip`],
+      ['//storage.example.test/c', 'http://storage.example.test/c'],
+      ['https://[::1]:9/D?X=y', 'https://[::1]:9/D?X=y'],
+    ] as const) {
+      rig.gitlab.inject({
+        match: { route: 'artifacts-download', times: 1 },
+        do: { status: 302, headers: { location } },
+      });
+      const path = `jobs/${job.id}/artifacts?direct_download=true`;
+      const answer = await guest.call('GET', path, { headers: as(job) });
+      assert.deepEqual([answer.status, answer.headers.get('location')], [302, expected]);
+    }
+  });
+
   test('the runtime environment key, and GitLab’s own refusals as they are', async (t) => {
     const rig = await startRig(t, { simulator: { limits: { artifactBytes: 1000 } } });
     const { job, guest } = await rig.running();

@@ -70,7 +70,7 @@ const ROWS: ReadonlyArray<
   ['GET', '200 OK', ['Content-Type: application/zip'], ['PK', '\u0003\u0004', ' in chunks']],
   ['GET', '206 Partial Content', ['Content-Range: bytes 0-0/20000000'], 'P'],
   ['GET', '302 Found', ['Location: https://storage.example/a?signature=b%2Bc'], ''],
-  ['GET', '307 Temporary Redirect', ['Location: /relative'], null],
+  ['GET', '307 Temporary Redirect', ['Location: http://[::1]:9/A?b'], null],
   ['GET', '401 Unauthorized', [JSON_TYPE], '{"message":"401 Unauthorized"}'],
   ['GET', '403 Forbidden', [JSON_TYPE], '{"message":"403 Forbidden"}'],
   ['GET', '404 Not Found', [JSON_TYPE], '{"message":"404 Not Found"}'],

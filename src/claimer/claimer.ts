@@ -12,6 +12,10 @@ import type { ClaimerServices, ClaimerSettings } from './services.ts';
 import { Visibility } from './visibility.ts';
 import { Wait } from './wait.ts';
 
+/** For the owner of a job. */
+const UNREADABLE =
+  "what GitLab sent of this job to the runner's host was cut off, or changed, on its way";
+
 /** What keeps a claimer from asking right now. */
 type Standing = { readonly reason: string | null; readonly nextAskAt: number | null };
 
@@ -283,7 +287,7 @@ export class Claimer {
 
   async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {
     const { timings, checkIntervalMs } = this.#settings.config;
-    const { backoff, log } = this.#services;
+    const { backoff } = this.#services;
     switch (outcome.kind) {
       case 'none':
         this.#answered(outcome, '204: no job');
@@ -298,10 +302,7 @@ export class Claimer {
         await this.#onForbidden(outcome);
         break;
       case 'broken':
-        log.error(
-          `GitLab assigned runner ${this.name} a job that cannot be read: nobody can end it, GitLab will after a while`,
-          { answer: outcome.reason },
-        );
+        await this.#endUnread(outcome);
         this.#health.note(outcome.reason);
         this.#tellAsked(outcome);
         await this.#pauseFor(
@@ -319,6 +320,21 @@ export class Claimer {
       default:
         outcome satisfies never;
     }
+  }
+
+  /** A job that came, and cannot be run. */
+  async #endUnread({
+    left,
+    reason,
+  }: Extract<RequestJobOutcome, { kind: 'broken' }>): Promise<void> {
+    const { leases, log } = this.#services;
+    const job = left === null ? 'a job' : `job ${left.id}`;
+    const end =
+      left === null ? 'nobody can end it, GitLab will after a while' : 'it is failed there';
+    log.error(`GitLab assigned runner ${this.name} ${job} that cannot be read: ${end}`, {
+      answer: reason,
+    });
+    if (left !== null) await leases.refuse(this.name, left, UNREADABLE);
   }
 
   async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {

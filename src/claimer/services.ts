@@ -11,7 +11,7 @@ import type { RunnerToken } from './runner-token.ts';
 export interface ClaimerServices {
   readonly clock: Clock;
   readonly gitlab: Pick<GitlabClient, 'requestJob' | 'verifyRunner'>;
-  readonly leases: Pick<Leases, 'claim' | 'countOf'> & {
+  readonly leases: Pick<Leases, 'claim' | 'countOf' | 'refuse'> & {
     /** Why no new job can be taken care of at the moment; null: one can. */
     readonly problem: string | null;
   };

@@ -143,6 +143,8 @@ for (const way of ['straight', 'by ky'] as const)
       ['409', 409, json, '{"message":"409 Conflict"}', 'conflict'],
       ['403', 403, json, '{"message":"403 Forbidden"}', 'forbidden'],
       ['401', 401, json, '{"message":"401 Unauthorized"}', 'forbidden'],
+      ['403 with a page', 403, { 'content-type': 'text/html' }, '<html>', 'retry'],
+      ['401 with a page', 401, { 'content-type': 'text/html' }, '<html>', 'retry'],
       ['429', 429, json, '{}', 'retry'],
       ['500', 500, {}, '', 'retry'],
       ['a redirect', 302, { location: '/users/sign_in' }, '', 'retry'],
@@ -236,6 +238,18 @@ for (const way of ['straight', 'by ky'] as const)
       assert.match(outcome.reason, /in time|did not answer/);
     });
 
+    for (const [body, expected] of [
+      ['{"message":{"error":"This endpoint …"}}', '429 This endpoint …'],
+      ['{"error":"token is missing"}', '429 token is missing'],
+      ['{"message":"429 Too Many Requests"}', '429 Too Many Requests'],
+    ] as const) {
+      it(`says of ${body} what GitLab says`, async (t) => {
+        const { client } = await clientFor(t, answer(429, json, body), { way });
+        const outcome = await client.requestJob(TOKEN, 'r_1', info);
+        assert.equal(outcome.kind === 'retry' && outcome.reason, expected);
+      });
+    }
+
     it('says of a page of HTML that the address may be wrong', async (t) => {
       const { client } = await clientFor(
         t,
@@ -287,7 +301,7 @@ describe('PUT jobs/:id', () => {
     });
   }
 
-  for (const status of [403, 404, 408, 409, 412, 429, 500, 502, 503, 522]) {
+  for (const status of [200, 302, 401, 403, 404, 408, 409, 412, 429, 500, 502, 503, 522]) {
     it(`takes a bare ${status} for an outage, not for the job's end`, async (t) => {
       const { client } = await clientFor(t, answer(status, { 'content-type': 'text/html' }, '<p>'));
       assert.equal((await client.updateJob(7, 'glcbt-x', { state: 'running' })).kind, 'retry');

@@ -3,7 +3,9 @@
 import ky, { type Options } from 'ky';
 import type { Clock } from '../lib/clock.ts';
 import { describeError, errorCode, toError } from '../lib/errors.ts';
+import { isPage } from '../lib/is-page.ts';
 import { headersOf } from '../lib/raw-headers.ts';
+import { readKey } from '../lib/read-key.ts';
 import { readRetryAfter } from '../lib/retry-after.ts';
 import type { Fetch, Send } from '../upstream/index.ts';
 import { HEADERS, JOB_STATUS, type JobStatus, parseRangeEnd } from './headers.ts';
@@ -217,19 +219,27 @@ function toRequestJobOutcome(answer: Answer): RequestJobOutcome {
       return { kind: 'none' };
     case 409:
       return { kind: 'conflict' };
-    case 401:
-    case 403:
-      return { kind: 'forbidden', reason: describeAnswer(answer) };
     default:
-      return retry(describeAnswer(answer), answer);
+      return forbiddenOrRetry(answer);
   }
+}
+
+/** A firewall's or a sign-in's page says nothing of the token. */
+function forbiddenOrRetry(
+  answer: Answer,
+): Extract<RequestJobOutcome, { kind: 'forbidden' | 'retry' }> {
+  const isRefused = answer.status === 401 || answer.status === 403;
+  return isRefused && !isPage(answer.headers.get('content-type'))
+    ? { kind: 'forbidden', reason: describeAnswer(answer) }
+    : retry(describeAnswer(answer), answer);
 }
 
 /** Whatever the content type says: what can be read as a job is one, and must be ended by us. */
 function toJob(answer: Answer): RequestJobOutcome {
   const read = readPayload(answer.body);
   if (!read.ok) {
-    return { kind: 'broken', reason: `201 with ${contentType(answer)}: ${read.reason}` };
+    const reason = `201 with ${contentType(answer)}: ${read.reason}`;
+    return { kind: 'broken', reason, left: read.left };
   }
   return {
     kind: 'job',
@@ -243,9 +253,11 @@ function toJob(answer: Answer): RequestJobOutcome {
 
 function toUpdateOutcome(answer: Answer): UpdateOutcome {
   const jobStatus = readJobStatus(answer);
+  // A box in between says 200 as well, with a page; it has told GitLab nothing.
+  const isTold = jobStatus !== undefined || !isPage(answer.headers.get('content-type'));
   switch (answer.status) {
     case 200:
-      return { kind: 'done', jobStatus };
+      return isTold ? { kind: 'done', jobStatus } : retry(describeAnswer(answer), answer);
     case 202:
       return { kind: 'pending', intervalMs: readInterval(answer) };
     default:
@@ -284,10 +296,7 @@ function toVerifyOutcome(answer: Answer): VerifyOutcome {
   if (answer.status === 200 && readJson(answer) !== undefined) {
     return { kind: 'valid', tokenExpiresAt: readExpiry(answer) };
   }
-  if (answer.status === 401 || answer.status === 403) {
-    return { kind: 'forbidden', reason: describeAnswer(answer) };
-  }
-  return retry(describeAnswer(answer), answer);
+  return forbiddenOrRetry(answer);
 }
 
 function retry(reason: string, answer?: Answer): RetryOutcome {
@@ -309,18 +318,24 @@ function readInterval(answer: Answer): number {
 }
 
 function readExpiry(answer: Answer): Date | null {
-  const body = readJson(answer);
-  const text =
-    typeof body === 'object' && body !== null ? Reflect.get(body, 'token_expires_at') : null;
+  const text = readKey(readJson(answer), 'token_expires_at');
   const date = typeof text === 'string' ? new Date(text) : null;
   return date === null || Number.isNaN(date.getTime()) ? null : date;
 }
 
 function readMessage(answer: Answer): string | undefined {
+  return asText(readKey(readJson(answer), 'message'));
+}
+
+/** Of a rate limit and of a missing field they stand elsewhere. */
+function readWords(answer: Answer): string | undefined {
   const body = readJson(answer);
-  const message =
-    typeof body === 'object' && body !== null ? Reflect.get(body, 'message') : undefined;
-  return typeof message === 'string' ? message : undefined;
+  const error = readKey(readKey(body, 'message'), 'error') ?? readKey(body, 'error');
+  return readMessage(answer) ?? asText(error);
+}
+
+function asText(value: unknown): string | undefined {
+  return typeof value === 'string' ? value : undefined;
 }
 
 function readJson(answer: Answer): unknown {
@@ -338,9 +353,9 @@ function contentType(answer: Answer): string {
 
 /** Status and GitLab's message; of anything else only its type, since it may be a page of HTML. */
 function describeAnswer(answer: Answer): string {
-  const message = readMessage(answer)?.slice(0, 200);
-  if (message !== undefined)
-    return message.startsWith(String(answer.status)) ? message : `${answer.status} ${message}`;
+  const words = readWords(answer)?.slice(0, 200);
+  if (words !== undefined)
+    return words.startsWith(String(answer.status)) ? words : `${answer.status} ${words}`;
   return answer.body.length === 0 || contentType(answer) === 'text/plain'
     ? String(answer.status)
     : `${answer.status} with ${contentType(answer)} instead of GitLab's JSON: is gitlab.url right?`;

@@ -15,6 +15,7 @@ export type {
   VerifyOutcome,
 } from './outcomes.ts';
 export {
+  type BareJob,
   type JobFacts,
   type JobQueue,
   type JobSecrets,

@@ -2,7 +2,7 @@
 
 import type { Features } from './features.ts';
 import type { JobStatus } from './headers.ts';
-import type { JobFacts, JobQueue, JobSecrets } from './payload.ts';
+import type { BareJob, JobFacts, JobQueue, JobSecrets } from './payload.ts';
 
 /** The `info` object of our own requests. */
 export interface RunnerInfo {
@@ -40,7 +40,7 @@ export type RequestJobOutcome =
   /** The runner token is unknown or expired. */
   | { readonly kind: 'forbidden'; readonly reason: string }
   /** 201, but what came cannot be a job. */
-  | { readonly kind: 'broken'; readonly reason: string }
+  | { readonly kind: 'broken'; readonly reason: string; readonly left: BareJob | null }
   | Retry;
 
 /** `PUT jobs/:id`. */

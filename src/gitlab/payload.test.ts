@@ -74,11 +74,31 @@ describe('a job payload', () => {
     assert.deepEqual(read({ id: '1', token: '' }), {
       ok: false,
       reason: 'no usable id, token in it',
+      left: null,
     });
-    assert.deepEqual(read(null), { ok: false, reason: 'no usable the whole in it' });
+    assert.deepEqual(read(null), {
+      ok: false,
+      reason: 'no usable the whole in it',
+      left: null,
+    });
     assert.deepEqual(readPayload(Buffer.from('<html>')), {
       ok: false,
       reason: '6 bytes that are not JSON',
+      left: null,
     });
+  });
+
+  it('that was cut off, or has got something before it, leaves id and token to end the job with', () => {
+    const left = { id: 900123, token: 'glcbt-64_x' };
+    for (const [text, expected] of [
+      ['{"id":900123,"token":"glcbt-64_x","allow_', left],
+      ['{ "id": 900123,\n  "token": "glcbt-64_x"', left],
+      ['\ufeff{"id":900123,"token":"glcbt-64_x"}', left],
+      ['{"id":900123,"token":"glcbt-64', null],
+      ['{"job":{"id":900123,"token":"glcbt-64_x",', null],
+    ] as const) {
+      const read = readPayload(Buffer.from(text));
+      assert.deepEqual(read.ok ? 'whole' : read.left, expected, text);
+    }
   });
 });

@@ -45,7 +45,15 @@ export type ReadPayload =
       readonly secrets: JobSecrets;
       readonly queue: JobQueue;
     }
-  | { readonly ok: false; readonly reason: string };
+  | {
+      readonly ok: false;
+      readonly reason: string;
+      /** Enough to end it; null: nobody can. */
+      readonly left: BareJob | null;
+    };
+
+/** What is left of a job whose payload was cut off or changed on its way. */
+export type BareJob = Pick<JobFacts, 'id' | 'token'>;
 
 /** What gitlab-runner takes where a job names no timeout. */
 const RUNNER_DEFAULT_TIMEOUT_S = 7200;
@@ -117,19 +125,24 @@ const Payload = v.object({
   ),
 });
 
-/** Reads a 201's body. Fails only where no id or no token can be read: nobody could end that job. */
+/** Id and token stand at the very beginning of GitLab's. */
+const BEGINNING = /^\ufeff?\s*\{\s*"id"\s*:\s*([1-9][0-9]{0,14})\s*,\s*"token"\s*:\s*"([^"\\]+)"/;
+
+/** Reads a 201's body. Fails only where it is no JSON, or holds no id or no token. */
 export function readPayload(bytes: Buffer): ReadPayload {
   let json: unknown;
   try {
     json = JSON.parse(bytes.toString('utf8'));
   } catch {
-    return { ok: false, reason: `${bytes.length} bytes that are not JSON` };
+    const [, id, token] = BEGINNING.exec(bytes.toString('utf8', 0, 4096)) ?? [];
+    const left = token === undefined ? null : { id: Number(id), token };
+    return { ok: false, reason: `${bytes.length} bytes that are not JSON`, left };
   }
   const parsed = v.safeParse(Payload, json);
   if (!parsed.success) {
     // Only paths: valibot's messages repeat what was received, and that may be a token.
     const paths = parsed.issues.map((issue) => v.getDotPath(issue) ?? 'the whole');
-    return { ok: false, reason: `no usable ${paths.join(', ')} in it` };
+    return { ok: false, reason: `no usable ${paths.join(', ')} in it`, left: null };
   }
   const { output } = parsed;
   const variable = (key: string): string | undefined =>

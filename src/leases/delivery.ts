@@ -84,7 +84,7 @@ async function tryToDeliver(
       case 'over':
         return { kind: 'over', jobStatus: answer.jobStatus };
       case 'pending':
-        await sleep(services.clock, answer.intervalMs, services.signal);
+        await sleep(clock, Math.min(answer.intervalMs, timings.deliveryBackoffCapMs), signal);
         break;
       case 'retry':
         services.log.warn(`the final state of job ${facts.id} was not taken: ${answer.reason}`);

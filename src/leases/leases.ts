@@ -1,13 +1,13 @@
 /** All live leases: where claimer and proxy meet. */
 
 import type { Machine, VmPool } from '../contract/index.ts';
-import type { Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
+import type { BareJob, Features, JobFacts, JobSecrets, ReadPayload } from '../gitlab/index.ts';
 import { describeError } from '../lib/errors.ts';
 import type { Journal } from './journal.ts';
 import { Lease } from './lease.ts';
 import { isReady, type Place } from './ready-machine.ts';
 import type { LeaseRecord, Moment } from './record.ts';
-import { machineOf, salvagedRecord } from './salvaged.ts';
+import { bareFacts, machineOf, salvagedRecord } from './salvaged.ts';
 import type { LeaseServices } from './services.ts';
 import { tokenKey } from './vm-token.ts';
 
@@ -92,6 +92,18 @@ export class Leases {
       );
     }
     return lease;
+  }
+
+  /** Takes over a job of which too little came to run it: it is ended in GitLab, with the reason in its log. */
+  async refuse(runner: string, job: BareJob, reason: string): Promise<void> {
+    const claimed = {
+      payload: Buffer.alloc(0),
+      facts: bareFacts(job),
+      secrets: { values: [job.token], prefixes: [] },
+      requestId: undefined,
+    };
+    const lease = await this.#newLease(runner, claimed, null);
+    await lease?.giveUp(reason, 'payload-unreadable');
   }
 
   /** Null where the job has one. */

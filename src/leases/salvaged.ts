@@ -1,32 +1,38 @@
 /** A job of which only id and token are left: it is ended in GitLab, and its owner is told why. */
 
 import type { JsonValue, Machine } from '../contract/index.ts';
+import type { BareJob, JobFacts } from '../gitlab/index.ts';
 import { composeNote } from './note.ts';
 import type { LeaseRecord, Moment, Salvaged } from './record.ts';
 
 const REASON = 'the runner host was restarted, and its record of this job is damaged';
 
+/** The facts of a job of which no more is known. */
+export function bareFacts({ id, token }: BareJob): JobFacts {
+  return {
+    id,
+    token,
+    name: `job ${id}`,
+    project: '',
+    ref: '',
+    url: null,
+    timeoutSeconds: 0,
+    dependencies: [],
+    failureReasons: [],
+    protected: false,
+    repoUrl: null,
+  };
+}
+
 /** `machine`: the one that was booted for it, where it still exists. */
 export function salvagedRecord(
-  { id, token }: Salvaged,
+  job: Salvaged,
   machine: Machine | undefined,
   now: Moment,
 ): LeaseRecord {
   const runnerName = machine?.runnerName ?? '';
   return {
-    facts: {
-      id,
-      token,
-      name: `job ${id}`,
-      project: '',
-      ref: '',
-      url: null,
-      timeoutSeconds: 0,
-      dependencies: [],
-      failureReasons: [],
-      protected: false,
-      repoUrl: null,
-    },
+    facts: bareFacts(job),
     runner: readMetadata(machine, 'runner', ''),
     runnerName,
     vmToken: '',

@@ -47,6 +47,7 @@ export const END_CAUSES = [
   'cancel-timeout',
   'host-stopped',
   'entry-damaged',
+  'payload-unreadable',
   'undelivered',
 ] as const;
 export type EndCause = (typeof END_CAUSES)[number];

@@ -12,9 +12,12 @@ export interface Clock {
   now(): number;
   /** Monotonic time in ms, from this host's boot on: differences mean something between processes, too. */
   monotonic(): number;
-  /** Calls `callback` once after `delayMs` (none where that is negative), and after everything that has arrived by then. */
+  /** Calls `callback` once after `delayMs` (none where that is negative, 24 days at most), and after everything that has arrived by then. */
   after(delayMs: number, callback: () => void): Timer;
 }
+
+/** Of Node's timers: what is longer would be over at once. */
+const LONGEST_MS = 2 ** 31 - 1;
 
 /** The process's real time. */
 export const systemClock: Clock = {
@@ -27,7 +30,7 @@ export const systemClock: Clock = {
       () => {
         last = setImmediate(callback);
       },
-      Math.max(0, delayMs),
+      Math.min(Math.max(0, delayMs), LONGEST_MS),
     );
     return {
       cancel() {

@@ -191,17 +191,28 @@ function unreachable(config: GitlabConfig, outcome: VerifyOutcome, code: string 
 
 /** Something answers, but not as GitLab does. */
 function strange(config: GitlabConfig, reason: string, headers: Headers): Finding {
+  const subject = `gitlab.url ${config.url}`;
+  if (/^429\b/.test(reason)) {
+    return {
+      severity: 'error',
+      subject,
+      message: `GitLab, or a box before it, takes no more calls of this host for now: ${reason}`,
+      remedy: "try again in a minute; if it stays, raise GitLab's rate limits for runners",
+    };
+  }
   const location = headers.get('location');
   return {
     severity: 'error',
-    subject: `gitlab.url ${config.url}`,
+    subject,
     message: `no GitLab answers there: ${reason}`,
     remedy:
       location !== null && URL.canParse(location)
         ? `it points to ${new URL(location).origin}: use that address`
         : /^50[234]\b/.test(reason)
           ? 'is GitLab up? What answers may be a proxy before it'
-          : 'the address of GitLab is the one of its start page, a path such as /gitlab included',
+          : /^40[13]\b/.test(reason)
+            ? 'a firewall or a sign-in before GitLab refuses this host: have it let it through to /api/v4'
+            : 'the address of GitLab is the one of its start page, a path such as /gitlab included',
   };
 }
 

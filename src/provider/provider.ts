@@ -212,6 +212,7 @@ export function createProvider(
       gitlab: ofRunner(runner.name),
       leases: {
         countOf: (name) => leases.countOf(name),
+        refuse: (name, job, reason) => leases.refuse(name, job, reason),
         get problem() {
           return journal.problem;
         },

@@ -117,14 +117,24 @@ const DOWN_NAMES = new Map<RouteName, ReadonlySet<string>>(
   ]),
 );
 
-/** What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. */
-export function rawHeadersDown(route: RouteName, raw: readonly string[]): string[] {
+/**
+ * What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. `url` is
+ * what GitLab was asked for: a relative `Location` counts from there, and a guest would look for it here.
+ */
+export function rawHeadersDown(route: RouteName, raw: readonly string[], url: string): string[] {
   const passed: string[] = [];
   for (let at = 0; at + 1 < raw.length; at += 2) {
     const name = raw[at] as string;
-    if (DOWN_NAMES.get(route)?.has(name.toLowerCase())) passed.push(name, raw[at + 1] as string);
+    const value = raw[at + 1] as string;
+    const key = name.toLowerCase();
+    if (!DOWN_NAMES.get(route)?.has(key)) continue;
+    passed.push(name, key === 'location' ? absolute(value, url) : value);
   }
   return passed;
+}
+
+function absolute(location: string, url: string): string {
+  return URL.canParse(location) ? location : (URL.parse(location, url)?.href ?? location);
 }
 
 /** For a body that was cut off, and is passed on as far as it came. */

@@ -2,6 +2,7 @@
 
 import type { IncomingHttpHeaders } from 'node:http';
 import { HEADERS, parseRangeEnd } from '../gitlab/index.ts';
+import { isPage } from '../lib/is-page.ts';
 import type { AnswerHead } from './forward.ts';
 import { type OwnAnswer, plain, withMessage } from './own-answer.ts';
 import type { Handling } from './routes.ts';
@@ -10,10 +11,16 @@ import type { Handling } from './routes.ts';
 export function isOutAnswer(handling: Handling, answer: AnswerHead): boolean {
   const status = answer.statusCode ?? 502;
   if (status === 408 || status === 429 || status >= 500) return true;
-  // A missing artifact is an answer. To what a job sends, GitLab never says 404: a box in between does.
+  // Maintenance, or a sign-in, that says that all is well.
+  if (status < 300) return !isGitlabs(answer) && isPage(answer.headers['content-type']);
+  // A missing artifact is an answer. To what a job sends, GitLab never says the following: a box in between does.
   if (handling === 'download') return false;
-  return status === 404 || (status === 403 && !isGitlabs(answer));
+  if (status < 400) return handling !== 'upload' || !REPEATS_BODY.has(status);
+  return status === 404 || ((status === 401 || status === 403) && !isGitlabs(answer));
 }
+
+/** Redirects by which an upload goes elsewhere: its runner sends it again there. */
+const REPEATS_BODY: ReadonlySet<number> = new Set([307, 308]);
 
 /** Whether it may be the same for everybody: worth a probe. Too many requests are one sender's affair. */
 export function isSuspicious(answer: AnswerHead): boolean {

@@ -258,7 +258,8 @@ class Passage {
     if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
-    const headers = rawHeadersDown(route.name, answer.rawHeaders);
+    const asked = this.#services.upstream.url + this.#call.path;
+    const headers = rawHeadersDown(route.name, answer.rawHeaders, asked);
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);

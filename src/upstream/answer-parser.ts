@@ -13,8 +13,8 @@ export interface AnswerHead {
   readonly rawHeaders: string[];
 }
 
-/** A head of more bytes is none that GitLab sends. */
-const MAX_HEAD_BYTES = 64 * 1024;
+/** A head of more bytes is none that GitLab sends, nor what stands before it. */
+export const MAX_HEAD_BYTES: number = 64 * 1024;
 
 /** Of a chunk: its size in hexadecimal, and extensions, which mean nothing to us. */
 const MAX_CHUNK_LINE_BYTES = 256;

@@ -10,6 +10,7 @@
 
 import type { Timings } from '../config/index.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
+import { isPage } from '../lib/is-page.ts';
 
 /** The probe's result: GitLab answers, or why it does not, and when it wants to be asked again. */
 export type Probed =
@@ -18,9 +19,13 @@ export type Probed =
 
 /** Whether an answer shows that GitLab does not: why, or null. 429 is GitLab's own: then it is there. */
 export function outageOf(status: number, contentType: string | null | undefined): string | null {
-  // A box in between that has lost its GitLab says so with a page; GitLab's API never does.
-  const isPage = status === 404 && !/^application\/json\b/i.test(contentType ?? '');
-  return status >= 500 || isPage ? `it answers ${status}` : null;
+  // A box in between that has lost its GitLab says so with a page, or by way of one; GitLab's API never does.
+  const isBoxes =
+    status < 400
+      ? status >= 300 || isPage(contentType)
+      : status === 404 && !/^application\/json\b/i.test(contentType ?? '');
+  if (status < 500 && !isBoxes) return null;
+  return status < 300 ? 'it answers with a page' : `it answers ${status}`;
 }
 
 export interface HealthOptions {

@@ -1,5 +1,6 @@
 /** A request whose body is at hand, and its answer whole: our own calls, and what GitLab’s health learns of them. */
 
+import { gunzipSync } from 'node:zlib';
 import { ForrestGitlabError } from '../errors.ts';
 import { describeError } from '../lib/errors.ts';
 import { type GitlabHealth, outageOf } from './health.ts';
@@ -15,7 +16,7 @@ export type Send = (request: Sent, signal?: AbortSignal) => Promise<WholeAnswer>
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 
 /**
- * Redirects are not followed; nothing is decompressed, so none is asked for. Tells `health` what it met.
+ * Redirects are not followed. No compression is asked for; a box in between may know better. Tells `health` what it met.
  * GitLab may take `answerTimeoutMs` to begin its answer, and rest for as long within it.
  */
 export function createSend(
@@ -33,16 +34,19 @@ export function createSend(
     });
     try {
       const answer = await unlessAborted(call, signal);
-      if (!answer.isWhole) {
+      // Of a 201, which may hold a job, the beginning is enough to end that.
+      if (!answer.isWhole && answer.statusCode !== 201) {
         throw new ForrestGitlabError(
           'upstream_unreachable',
           `${upstream.url} broke off its answer`,
         );
       }
-      const outage = outageOf(answer.statusCode, answer.headers['content-type']);
+      const outage = answer.isWhole
+        ? outageOf(answer.statusCode, answer.headers['content-type'])
+        : 'it broke off its answer';
       if (outage === null) health?.answered();
       else health?.suspect(outage);
-      return answer;
+      return unpacked(answer);
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;
       const failure = upstreamError(error, upstream.url);
@@ -50,6 +54,11 @@ export function createSend(
       throw failure;
     }
   };
+}
+
+function unpacked(answer: WholeAnswer): WholeAnswer {
+  if (!/^(?:x-)?gzip$/i.test(answer.headers['content-encoding'] ?? '')) return answer;
+  return { ...answer, body: gunzipSync(answer.body, { maxOutputLength: MAX_ANSWER_BYTES }) };
 }
 
 async function unlessAborted(

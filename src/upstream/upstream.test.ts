@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import dns from 'node:dns';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import type http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { within } from '../../test/support/deadline.ts';
 import { bodyOf, startServer } from '../../test/support/http-server.ts';
 import { isForrestGitlabError } from '../errors.ts';
@@ -134,6 +137,58 @@ describe('the way to GitLab', () => {
     });
     const answer = await fetchOver(upstreamTo(t, url))(`${url}/`);
     assert.equal(answer.status, 302);
+  });
+
+  it('reads a head that is as large as boxes in between make it, by request and by call', async (t) => {
+    const cookies = Array.from(
+      { length: 12 },
+      (_, index) => `session-${index}=${'x'.repeat(4000)}`,
+    );
+    const { url } = await startServer(t, (_request, response) => {
+      response.writeHead(201, { 'set-cookie': cookies }).end('{}');
+    });
+    const upstream = upstreamTo(t, url);
+    const common = { method: 'POST', path: '/', headers: {}, answerTimeoutMs: 5000 };
+    const call = upstream.call({ ...common, body: Buffer.from('{}'), stallMs: 5000 });
+    assert.equal((await call.answer).statusCode, 201);
+    const request = upstream.request(common).end('{}');
+    const [answer] = (await once(request, 'response')) as [http.IncomingMessage];
+    assert.equal(answer.resume().statusCode, 201);
+  });
+
+  it('reads what comes compressed, though that was not asked for', async (t) => {
+    const { url } = await startServer(t, (request, response) => {
+      assert.equal(request.headers['accept-encoding'], 'identity');
+      response.writeHead(201, { 'content-encoding': 'gzip' }).end(gzipSync('{"id":1}'));
+    });
+    const answer = await fetchOver(upstreamTo(t, url))(`${url}/`);
+    assert.equal(await answer.text(), '{"id":1}');
+  });
+
+  it('waits for an address that is slow to answer, where the next one is dead', async (t) => {
+    const server = `require('http').createServer((_, response) => response.end('far away'))
+      .listen({ port: 0, host: '127.0.0.1', backlog: 1 }, function () { console.log(this.address().port) })`;
+    const child = spawn(process.execPath, ['-e', server]);
+    t.after(() => child.kill('SIGKILL'));
+    const [line] = await within('its port', once(child.stdout, 'data'));
+    const port = Number(line);
+    // Stopped, with a full queue: the first packet of a further connection is lost, the second comes 1 s later.
+    child.kill('SIGSTOP');
+    const full = Array.from({ length: 4 }, () => net.connect(port, '127.0.0.1'));
+    t.after(() => full.forEach((socket) => void socket.destroy()));
+    for (const socket of full) socket.on('error', () => undefined);
+    await within('a full queue', once(full[1] as net.Socket, 'connect'));
+    const addresses = ['127.0.0.1', '127.0.0.2'].map((address) => ({ address, family: 4 }));
+    t.mock.method(
+      dns,
+      'lookup',
+      (_name: string, _options: object, found: (error: null, all: object[]) => void) =>
+        found(null, addresses),
+    );
+    setTimeout(() => child.kill('SIGCONT'), 300);
+    const url = `http://gitlab.example.test:${port}`;
+    const answer = await within('the answer', fetchOver(upstreamTo(t, url))(`${url}/`));
+    assert.equal(await answer.text(), 'far away');
   });
 
   it('trusts a private CA where it is configured, and only there', async (t) => {

@@ -6,7 +6,8 @@ import tls from 'node:tls';
 import { ForrestGitlabError, isForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
 import { collect } from '../lib/collect.ts';
-import { type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
+import { MAX_HEAD_BYTES } from './answer-parser.ts';
+import { ADDRESS_MS, type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
 
 export interface UpstreamOptions {
   /** GitLab's address; may have a path (`https://example.com/gitlab`). */
@@ -74,6 +75,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
   const agentOptions = {
     maxFreeSockets: MAX_IDLE_CONNECTIONS,
     proxyEnv: withLoopbackExempt(options.proxyEnv),
+    autoSelectFamilyAttemptTimeout: ADDRESS_MS,
   };
   const createAgent = (keepAlive: boolean): http.Agent =>
     secureContext === null
@@ -91,6 +93,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
       method: one.method,
       path: prefix + one.path,
       headers: one.headers,
+      maxHeaderSize: MAX_HEAD_BYTES,
       agent: one.fresh === true ? freshAgent : agent,
     });
     limitWaits(outgoing, one, url, options);

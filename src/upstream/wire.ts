@@ -61,6 +61,12 @@ const MAX_IDLE = 256;
 /** Shorter than what servers and load balancers keep theirs for: a call on a closed one has to be repeated. */
 const IDLE_MS = 50_000;
 
+/**
+ * GitLab may have several addresses, of which one does not answer: how long each but the last has. Node's own 250 ms give up
+ * one that is far away, or whose first packet was lost.
+ */
+export const ADDRESS_MS = 2000;
+
 /** A value with a line break in it would begin another header. */
 const UNSAFE = /[^\t\x20-\x7e\x80-\xff]/;
 
@@ -139,7 +145,13 @@ class Connection {
     this.#options = options;
     this.#owner = owner;
     const { hostname: host, port, secureContext } = options;
-    const target = { host, port, noDelay: true, keepAlive: true };
+    const target = {
+      host,
+      port,
+      noDelay: true,
+      keepAlive: true,
+      autoSelectFamilyAttemptTimeout: ADDRESS_MS,
+    };
     const socket =
       secureContext === null
         ? net.connect(target)
