@@ -54,6 +54,7 @@ function job(change: Partial<JobFacts> = {}): JobFacts {
     received: true,
     answerMayBeLost: false,
     began: 1,
+    mayBeginUnheard: false,
     scriptEnded: 0,
     canceled: false,
     disturbances: [],
@@ -110,6 +111,9 @@ describe('the judge of a chaos run', () => {
       ...{ status: 'canceled', canceled: true, handedOut: 0, ended: 0, received: false },
       ...{ log: Buffer.alloc(0), finals: [], began: 0, scriptEnded: null },
     }),
+    'a runner that spoke too late for anybody to know that its script had begun': job({
+      ...{ began: 2, mayBeginUnheard: true, disturbances: ['its machine was killed'] },
+    }),
     'an upload that nobody took for a while': killed({
       expected: { state: 'success', output: OUTPUT, transfers: true },
       failureReason: 'script_failure',
@@ -152,6 +156,16 @@ describe('the judge of a chaos run', () => {
       killed({ anomalies: ['a final update without a checksum after one with it'] }),
     ],
     ['ranTwice', 'a script that began twice', job({ began: 2 })],
+    [
+      'ranTwice',
+      'one in a machine that was killed, whose runner speaks first',
+      job({ began: 2, disturbances: ['its machine was killed'] }),
+    ],
+    [
+      'ranTwice',
+      'one whose runner speaks late, and whose machine nobody killed',
+      job({ began: 2, mayBeginUnheard: true }),
+    ],
     ['logDamaged', 'a log that its runner did not send', job({ logIntact: false })],
     ['wrongState', 'a job that failed by itself', killed({ disturbances: [] })],
     [

@@ -26,6 +26,8 @@ export interface ChaosOptions {
   readonly seed: number;
   readonly rounds: number;
   readonly guests: Guests;
+  /** Of each job: see the facts about it. */
+  readonly mayBeginUnheard: boolean;
   /** What the whole run may take; beyond, something hangs. */
   readonly limitMs: number;
   readonly signal: AbortSignal;
@@ -168,7 +170,8 @@ class ChaosRun {
     });
     const { simulator, windows } = this.#fieldOf();
     const witness = this.#witnessOf();
-    const context = { hosts: this.#hosts, simulator, witness, windows };
+    const { mayBeginUnheard } = this.#options;
+    const context = { hosts: this.#hosts, simulator, witness, windows, mayBeginUnheard };
     const verdict = judge({
       ...{ seed, rounds, faults: this.#struck, leaked },
       jobs: [...this.#jobs.values()].map((job) => job.facts(context)),

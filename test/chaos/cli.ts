@@ -4,7 +4,7 @@ import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { buildMicroGuest } from '../../fixtures/guest/micro/micro-guest.ts';
 import { reportFailure, UsageError } from '../../fixtures/lib/wrong-use.ts';
-import { findGuestRunner } from '../../fixtures/main-job/runner.ts';
+import { findGuestRunner, type GuestRunner } from '../../fixtures/main-job/runner.ts';
 import { runChaos } from './chaos.ts';
 import type { Guests } from './host-config.ts';
 import type { Summary } from './judge.ts';
@@ -71,9 +71,7 @@ function readNumber(option: string, text: string, most: number): number {
   return value;
 }
 
-async function prepareGuests(driver: Arguments['driver']): Promise<Guests> {
-  const runner = await findGuestRunner(process.env['GITLAB_RUNNER']);
-  console.error(`guests run the ${runner.kind} runner, ${runner.version}`);
+async function prepareGuests(driver: Arguments['driver'], runner: GuestRunner): Promise<Guests> {
   if (driver === 'process') return { driver, runner: runner.command };
   const binary = runner.kind === 'official' ? runner.command : null;
   return { driver, ...(await buildMicroGuest({ runner: binary })) };
@@ -95,6 +93,8 @@ async function main(): Promise<number> {
     return 0;
   }
   console.error(`seed ${seed}, ${rounds} rounds, driver ${driver}`);
+  const runner = await findGuestRunner(process.env['GITLAB_RUNNER']);
+  console.error(`guests run the ${runner.kind} runner, ${runner.version}`);
   const stop = new AbortController();
   const onSignal = (): void => stop.abort(new Error('interrupted'));
   process.once('SIGINT', onSignal);
@@ -102,7 +102,9 @@ async function main(): Promise<number> {
   const { summary, violations, clean } = await runChaos({
     ...{ seed, rounds, signal: stop.signal },
     limitMs: limit === null ? limitOf(driver, rounds) : limit * 1000,
-    guests: await prepareGuests(driver),
+    guests: await prepareGuests(driver, runner),
+    // Its version would not tell: one that is built from source names none.
+    mayBeginUnheard: runner.kind === 'official',
     say: (line) => console.error(line),
   });
   console.log(json ? JSON.stringify(summary, null, 2) : format(summary));

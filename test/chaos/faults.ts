@@ -6,6 +6,7 @@ import type { GitlabSimulator, RouteName } from '../../fixtures/gitlab/index.ts'
 import { sendSignal, sessionMembers } from '../../fixtures/host/src/drivers/proc.ts';
 import { eventually } from '../support/deadline.ts';
 import type { ChaosHost } from './host.ts';
+import { KILLED } from './judge.ts';
 import { JOURNAL_DAMAGED } from './log-check.ts';
 import type { Weather } from './relay.ts';
 import type { PlannedFault } from './schedule.ts';
@@ -181,7 +182,7 @@ async function killMachine(
   victims: (pid: number) => readonly number[],
 ): Promise<void> {
   const { job, pid } = await machineOf(target, field);
-  job.disturbances.push('its machine was killed');
+  job.disturbances.push(KILLED);
   for (const victim of victims(pid)) sendSignal(victim, 'SIGKILL');
 }
 

@@ -74,6 +74,7 @@ export class TrackedJob {
     readonly simulator: GitlabSimulator;
     readonly witness: Witness;
     readonly windows: readonly Window[];
+    readonly mayBeginUnheard: boolean;
   }): JobFacts {
     const { job, plan, canceled, disturbances } = this;
     const verdict = job.verdict();
@@ -93,6 +94,7 @@ export class TrackedJob {
       received: this.isReceived(run.hosts, run.simulator),
       answerMayBeLost: this.answerMayBeLost(run.windows),
       began: seen.began,
+      mayBeginUnheard: run.mayBeginUnheard,
       scriptEnded: seen.ended,
       canceled,
       disturbances,
