@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
 import net, { type AddressInfo, type Socket } from 'node:net';
@@ -29,4 +30,39 @@ it('an upload whose last bytes GitLab does not take is given up', async (t) => {
   upload.end('the end of a body');
   const { error } = await within('the reply', replied.promise);
   assert.match(String(error), /GitLab took and sent nothing for 0\.3 s/);
+});
+
+it('downloads that share a connection to GitLab come byte for byte, in whatever pieces', async (t) => {
+  const bodies = [
+    { body: randomBytes(3_000_000), chunked: false },
+    { body: randomBytes(200_000), chunked: true },
+    { body: randomBytes(3_000_000), chunked: true },
+    { body: randomBytes(10), chunked: false },
+    { body: randomBytes(1_000_000), chunked: false },
+  ];
+  let connections = 0;
+  const gitlab = await startServer(t, (request, response) => {
+    const { body = Buffer.alloc(0), chunked = false } = bodies[Number(request.url?.slice(1))] ?? {};
+    if (!chunked) response.setHeader('Content-Length', body.length);
+    for (let at = 0; at < body.length; at += 70_001) response.write(body.subarray(at, at + 70_001));
+    response.end();
+  });
+  gitlab.server.on('connection', () => {
+    connections += 1;
+  });
+  const agent = new http.Agent({ keepAlive: true });
+  t.after(() => agent.destroy());
+  const proxy = await startServer(t, async (incoming, outgoing) => {
+    const request = http.request(gitlab.url + incoming.url, { agent });
+    const exchange = new StreamedExchange(request, incoming, outgoing);
+    await exchange.send('none', 10_000);
+    outgoing.flushHeaders();
+    await exchange.relay();
+  });
+  for (const [index, { body }] of bodies.entries()) {
+    const answer = await within('a download', fetch(`${proxy.url}/${index}`));
+    const got = Buffer.from(await within('its body', answer.arrayBuffer()));
+    assert.ok(got.equals(body), `the body of download ${index}`);
+  }
+  assert.equal(connections, 1);
 });

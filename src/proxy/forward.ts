@@ -110,9 +110,10 @@ export class StreamedExchange implements Exchange {
     const outgoing = this.#outgoing;
     const answer = this.#answer as IncomingMessage;
     return new Promise((resolve) => {
-      new Pump(answer, outgoing, (count) => {
+      const pump = new Pump(answer, outgoing, (count) => {
         this.bytesDown += count;
       });
+      pump.freeReads();
       answer.once('end', () => outgoing.end());
       let isCut = false;
       // A cut connection is the only honest end of a body that GitLab did not finish.

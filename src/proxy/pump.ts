@@ -18,6 +18,7 @@ export class Pump {
   readonly #onBytes: (count: number) => void;
   readonly #onChunk = (chunk: Buffer): void => this.#pass(chunk);
   #underWay = 0;
+  #latest: ArrayBufferLike | null = null;
   #isStopped = false;
 
   constructor(
@@ -31,6 +32,22 @@ export class Pump {
     from.on('data', this.#onChunk);
   }
 
+  /**
+   * Also frees what Node reads of an answer: its parser has copied the body out of it then. A guest's body is
+   * read into a buffer that Node keeps.
+   */
+  freeReads(): void {
+    const { socket } = this.#from;
+    const onRead = (read: Buffer): void => {
+      // A Node that passes on what it has read, and no copy, is left alone.
+      if (read.buffer === this.#latest) socket.off('data', onRead);
+      else free(read);
+    };
+    // After Node's own listener; before the next answer on that connection it would come first.
+    socket.on('data', onRead);
+    this.#from.once('end', () => socket.off('data', onRead));
+  }
+
   /** What has been read is still written; the rest is left unread. */
   stop(): void {
     this.#isStopped = true;
@@ -40,6 +57,7 @@ export class Pump {
 
   #pass(chunk: Buffer): void {
     const { length } = chunk;
+    this.#latest = chunk.buffer;
     const counted = Math.max(length, LEAST_CHUNK_BYTES);
     this.#onBytes(length);
     this.#underWay += counted;
