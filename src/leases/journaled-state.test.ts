@@ -4,23 +4,12 @@ import { createTestLog } from '../../test/support/github-rig.ts';
 import { systemClock } from '../lib/clock.ts';
 import { JournaledState } from './journaled-state.ts';
 import type { LeaseRecord } from './record.ts';
+import { bareFacts } from './salvaged.ts';
 
 const long = { at: systemClock.now() - 3_600_000, monotonic: systemClock.monotonic() - 3_600_000 };
 
 const record: LeaseRecord = {
-  facts: {
-    id: 7,
-    token: 'token',
-    name: 'build',
-    project: 'group/project',
-    ref: 'main',
-    url: null,
-    timeoutSeconds: 60,
-    dependencies: [],
-    failureReasons: [],
-    protected: false,
-    repoUrl: null,
-  },
+  facts: bareFacts({ id: 7, token: 'token' }),
   runner: 'small',
   runnerName: 'machine',
   vmToken: 'vm-token',

@@ -118,17 +118,22 @@ const DOWN_NAMES = new Map<RouteName, ReadonlySet<string>>(
 );
 
 /**
- * What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. `url` is
- * what GitLab was asked for: a relative `Location` counts from there, and a guest would look for it here.
+ * What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. A
+ * relative `Location` counts from what GitLab was asked for, `path` below its `url`: a guest would look for it here.
  */
-export function rawHeadersDown(route: RouteName, raw: readonly string[], url: string): string[] {
+export function rawHeadersDown(
+  route: RouteName,
+  raw: readonly string[],
+  url: string,
+  path: string,
+): string[] {
   const passed: string[] = [];
   for (let at = 0; at + 1 < raw.length; at += 2) {
     const name = raw[at] as string;
     const value = raw[at + 1] as string;
     const key = name.toLowerCase();
     if (!DOWN_NAMES.get(route)?.has(key)) continue;
-    passed.push(name, key === 'location' ? absolute(value, url) : value);
+    passed.push(name, key === 'location' ? absolute(value, url + path) : value);
   }
   return passed;
 }

@@ -258,8 +258,8 @@ class Passage {
     if (own !== null) return this.#answer(own);
     const isEarly = this.#body === 'streamed' && !incoming.complete;
     const status = answer.statusCode ?? 502;
-    const asked = this.#services.upstream.url + this.#call.path;
-    const headers = rawHeadersDown(route.name, answer.rawHeaders, asked);
+    const { url } = this.#services.upstream;
+    const headers = rawHeadersDown(route.name, answer.rawHeaders, url, this.#call.path);
     if (isEarly) headers.push('Connection', 'close');
     if (collected === null) {
       outgoing.writeHead(status, answer.statusMessage ?? '', headers);
