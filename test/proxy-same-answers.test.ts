@@ -1,7 +1,7 @@
 /**
  * The same answers to the runner as GitLab would give: each exchange over raw sockets, once with GitLab
  * itself and once through the proxy, compared byte for byte. What may differ: how the connection goes
- * on (hop-by-hop headers, where chunks begin), and headers that no runner reads, which are dropped.
+ * on (hop-by-hop headers, where chunks begin), where the length stands, and headers that no runner reads, which are dropped.
  */
 
 import assert from 'node:assert/strict';
@@ -67,6 +67,7 @@ const ROWS: ReadonlyArray<
     ],
     'PK\u0003\u0004 and so on',
   ],
+  ['GET', '200 OK', ['Content-Disposition: attachment; filename="größe €.zip"'], 'PK'],
   ['GET', '200 OK', ['Content-Type: application/zip'], ['PK', '\u0003\u0004', ' in chunks']],
   ['GET', '206 Partial Content', ['Content-Range: bytes 0-0/20000000'], 'P'],
   ['GET', '302 Found', ['Location: https://storage.example/a?signature=b%2Bc'], ''],
@@ -89,16 +90,22 @@ const DROPPED = [
   'Via: 1.1 box',
 ];
 
+/** The proxy puts it last. */
+const LENGTH = /^content-length:/i;
+
 const HOP_BY_HOP = /^(connection|keep-alive|transfer-encoding):/i;
 
 function rawAnswer([, status, headers, body]: (typeof ROWS)[number]): string {
-  const head = [`HTTP/1.1 ${status}`, DATE, ...DROPPED, ID, ...headers, 'Connection: close'];
-  if (body === null) return [...head, 'Content-Length: 0', '', ''].join('\r\n');
+  const head = (length: string): string =>
+    [`HTTP/1.1 ${status}`, DATE, ...DROPPED, ID, length, ...headers, 'Connection: close'].join(
+      '\r\n',
+    );
+  if (body === null) return `${head('Content-Length: 0')}\r\n\r\n`;
   if (typeof body === 'string') {
-    return [...head, `Content-Length: ${Buffer.byteLength(body)}`, '', body].join('\r\n');
+    return `${head(`Content-Length: ${Buffer.byteLength(body)}`)}\r\n\r\n${body}`;
   }
   const chunks = body.map((chunk) => `${Buffer.byteLength(chunk).toString(16)}\r\n${chunk}\r\n`);
-  return `${[...head, 'Transfer-Encoding: chunked', '', ''].join('\r\n')}${chunks.join('')}0\r\n\r\n`;
+  return `${head('Transfer-Encoding: chunked')}\r\n\r\n${chunks.join('')}0\r\n\r\n`;
 }
 
 /** A raw answer without what may differ. */
@@ -110,7 +117,9 @@ function comparable(raw: Buffer): object {
   const body = text.slice(at + 4);
   return {
     status,
-    headers: headers.filter((one) => !HOP_BY_HOP.test(one) && !DROPPED.includes(one)),
+    headers: headers
+      .filter((one) => !HOP_BY_HOP.test(one) && !DROPPED.includes(one))
+      .toSorted((one, other) => Number(LENGTH.test(one)) - Number(LENGTH.test(other))),
     chunked,
     body: chunked ? unchunked(body) : body,
   };

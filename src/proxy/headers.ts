@@ -118,7 +118,8 @@ const DOWN_NAMES = new Map<RouteName, ReadonlySet<string>>(
 );
 
 /**
- * What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them. A
+ * What the guest is answered, of Node's raw headers: names, order and repetitions as GitLab has them, but for the
+ * length: it comes last, since Node takes a `Content-Disposition` after it for Latin-1, and fails where it is not. A
  * relative `Location` counts from what GitLab was asked for, `path` below its `url`: a guest would look for it here.
  */
 export function rawHeadersDown(
@@ -128,14 +129,16 @@ export function rawHeadersDown(
   path: string,
 ): string[] {
   const passed: string[] = [];
+  const length: string[] = [];
   for (let at = 0; at + 1 < raw.length; at += 2) {
     const name = raw[at] as string;
     const value = raw[at + 1] as string;
     const key = name.toLowerCase();
     if (!DOWN_NAMES.get(route)?.has(key)) continue;
-    passed.push(name, key === 'location' ? absolute(value, url + path) : value);
+    const to = key === 'content-length' ? length : passed;
+    to.push(name, key === 'location' ? absolute(value, url + path) : value);
   }
-  return passed;
+  return [...passed, ...length];
 }
 
 function absolute(location: string, url: string): string {
