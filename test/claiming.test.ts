@@ -116,6 +116,7 @@ suite('a 201 that is no job', { concurrency: 4 }, () => {
     await rig.start();
     const row = await rig.ended(job);
     assert.deepEqual([row.outcome, job.status], ['system_failure', 'failed']);
+    assert.equal(row.machine, '', 'it never had one');
     assert.equal(job.failureReason, 'runner_system_failure');
     assert.match(job.log.toString(), /ERROR: what GitLab sent of this job .* was cut off/);
     assert.ok(rig.log.some((line) => line.includes(`job ${job.id} that cannot be read`)));

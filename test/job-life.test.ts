@@ -41,6 +41,16 @@ suite('a job that goes well', { concurrency: 4 }, () => {
     assert.deepEqual(await journalOf(rig), []);
   });
 
+  test('has the largest id that a number holds', async (t) => {
+    const rig = await startRig(t, { simulator: { firstJobId: Number.MAX_SAFE_INTEGER } });
+    const { job, guest } = await rig.running();
+    assert.equal((await guest.log('hello')).status, 202);
+    await guest.finish('success');
+    assert.equal((await guest.finish('success')).status, 200);
+    await guest.powerOff();
+    assert.equal((await rig.ended(job)).outcome, 'success');
+  });
+
   test('is journaled before each step that depends on it', async (t) => {
     const facts: string[] = [];
     const rig = await createRig(t, {

@@ -76,6 +76,12 @@ describe('a job payload', () => {
       reason: 'no usable id, token in it',
       left: null,
     });
+    // A number would hold another one.
+    assert.deepEqual(read({ id: 2 ** 53, token: 'x' }), {
+      ok: false,
+      reason: 'no usable id in it',
+      left: null,
+    });
     assert.deepEqual(read(null), {
       ok: false,
       reason: 'no usable the whole in it',
@@ -94,6 +100,8 @@ describe('a job payload', () => {
       ['{"id":900123,"token":"glcbt-64_x","allow_', left],
       ['{ "id": 900123,\n  "token": "glcbt-64_x"', left],
       ['\ufeff{"id":900123,"token":"glcbt-64_x"}', left],
+      ['{"id":9007199254740991,"token":"x"', { id: Number.MAX_SAFE_INTEGER, token: 'x' }],
+      ['{"id":9007199254740993,"token":"x"', null],
       ['{"id":900123,"token":"glcbt-64', null],
       ['{"job":{"id":900123,"token":"glcbt-64_x",', null],
     ] as const) {

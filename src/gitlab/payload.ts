@@ -81,7 +81,8 @@ const List = <T>(item: v.GenericSchema<unknown, T>): v.GenericSchema<unknown, T[
   );
 
 const Text = v.string();
-const Id = v.pipe(v.number(), v.integer(), v.minValue(1));
+/** GitLab's go up to 2^63, on paper: 2^53 is a million jobs a second for 285 years. A larger one would be misread. */
+const Id = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
 
 const Variable = v.object({ key: Text, value: Text, masked: loosely(v.boolean(), false) });
 const Dependency = v.object({ id: Id, token: Text });
@@ -126,7 +127,7 @@ const Payload = v.object({
 });
 
 /** Id and token stand at the very beginning of GitLab's. */
-const BEGINNING = /^\ufeff?\s*\{\s*"id"\s*:\s*([1-9][0-9]{0,14})\s*,\s*"token"\s*:\s*"([^"\\]+)"/;
+const BEGINNING = /^\ufeff?\s*\{\s*"id"\s*:\s*([1-9][0-9]{0,15})\s*,\s*"token"\s*:\s*"([^"\\]+)"/;
 
 /** Reads a 201's body. Fails only where it is no JSON, or holds no id or no token. */
 export function readPayload(bytes: Buffer): ReadPayload {
@@ -135,7 +136,8 @@ export function readPayload(bytes: Buffer): ReadPayload {
     json = JSON.parse(bytes.toString('utf8'));
   } catch {
     const [, id, token] = BEGINNING.exec(bytes.toString('utf8', 0, 4096)) ?? [];
-    const left = token === undefined ? null : { id: Number(id), token };
+    const left =
+      token !== undefined && Number.isSafeInteger(Number(id)) ? { id: Number(id), token } : null;
     return { ok: false, reason: `${bytes.length} bytes that are not JSON`, left };
   }
   const parsed = v.safeParse(Payload, json);

@@ -57,8 +57,11 @@ export class JournaledState {
     const at = clock.now();
     const isNew = next.name !== before.name;
     if (next.name === 'claimed') await this.#renewIdentity();
+    const hadNone = before.name === 'claimed' && next.name !== 'booting';
     const record: LeaseRecord = {
       ...this.#record,
+      // A machine that never was is not to be looked for.
+      ...(hadNone ? { runnerName: '' } : {}),
       stages: [...this.#record.stages, ...stagesOf(before, next, event, at)],
       state: next,
       entered: isNew ? { at, monotonic: clock.monotonic() } : this.#record.entered,

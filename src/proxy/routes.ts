@@ -88,8 +88,8 @@ const OF_JOBS = new Map<string, Route>(
   ]),
 );
 
-/** What GitLab calls its jobs; no leading zero, nothing that a number would not hold. */
-const JOB_PATH = /^jobs\/([1-9][0-9]{0,14})(|\/[a-z_]+)$/;
+/** What GitLab calls its jobs; no leading zero. What a number would not hold is none that was claimed. */
+const JOB_PATH = /^jobs\/([1-9][0-9]{0,15})(|\/[a-z_]+)$/;
 
 /** The route of a job's call: by its method, and its path below the API. */
 export function findJobRoute(
@@ -97,8 +97,9 @@ export function findJobRoute(
   path: string,
 ): { readonly route: Route; readonly jobId: number } | undefined {
   const [, id, rest = ''] = JOB_PATH.exec(path) ?? [];
-  const route = id === undefined ? undefined : OF_JOBS.get(`${method} ${rest}`);
-  return route && { route, jobId: Number(id) };
+  const jobId = Number(id);
+  const route = Number.isSafeInteger(jobId) ? OF_JOBS.get(`${method} ${rest}`) : undefined;
+  return route && { route, jobId };
 }
 
 /** What GitLab is asked for: the path of a checked call below its API. */
