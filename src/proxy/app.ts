@@ -39,7 +39,7 @@ export function createProxyApp(proxy: ProxyServices, limits: Limits): Hono<Env> 
   });
   app.onError((error, c) => {
     // A guest that goes away in the middle of its call is no fault, and hears no answer.
-    if (c.env.incoming.destroyed) return answers.badRequest();
+    if (c.env.outgoing.destroyed) return answers.badRequest();
     services.log.error('a guest call failed inside the proxy', { error });
     return answers.serverError();
   });

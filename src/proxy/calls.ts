@@ -33,13 +33,14 @@ type Refused = 400 | 403 | 413 | 500 | null;
 
 /** Resolves when the guest has its answer, or has gone. */
 export async function answerCall(call: JobCall, services: Services): Promise<void> {
-  const { incoming, outgoing } = call;
+  const { outgoing } = call;
   let refused: Refused;
   try {
     refused = await check(call, services);
   } catch (error) {
-    // A guest that goes away in the middle of its call is no fault, and hears no answer.
-    if (incoming.destroyed) return;
+    // A guest that goes away in the middle of its call is no fault, and hears no answer. (A request that was read
+    // to its end counts as destroyed: that would say nothing.)
+    if (outgoing.destroyed) return;
     services.log.error('a guest call failed inside the proxy', { error });
     refused = 500;
   }

@@ -271,7 +271,9 @@ class Passage {
       outgoing.writeHead(status, answer.statusMessage ?? '', fitting);
       if (isEarly) exchange.abort();
       if (isEarly) endEarly(streamsOf(this.#call), body, this.#services.clock);
-      else outgoing.end(body);
+      else if (body.length > 0) outgoing.end(body);
+      // Not even an empty one, where the status has none: Node would throw.
+      else outgoing.end();
     }
     this.#report(status, answer.headers[HEADERS.requestId]?.toString());
   }
