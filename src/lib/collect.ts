@@ -21,8 +21,10 @@ export function collect(
     const pieces = new Pieces();
     const settle = (isWhole: boolean): void => resolve({ body: pieces.take(), isWhole });
     stream.on('data', (chunk: Buffer) => {
-      if (pieces.length + chunk.length > maxBytes) stream.destroy();
-      else pieces.add(chunk);
+      if (pieces.length + chunk.length <= maxBytes) return pieces.add(chunk);
+      // Told first: a stream that has come to its end may still say so.
+      settle(false);
+      stream.destroy();
     });
     stream.once('end', () => settle(true));
     stream.once('close', () => settle(false));
