@@ -270,6 +270,20 @@ suite('too much', { concurrency: 2 }, () => {
     });
   });
 
+  test('calls that GitLab fails: the others do not wait for what becomes of them', async (t) => {
+    const timings = { probeMs: 50, repeatMs: 200 };
+    const { rig, job, guest, other } = await startVictims(t, { timings });
+    const probes = () => rig.gitlab.requests.filter((one) => one.route === 'current-job');
+    rig.gitlab.inject({ match: { route: 'trace', jobId: job.id }, do: { status: 500 } });
+    guest.log('repeated again and again').catch(() => undefined);
+    await rig.gitlab.waitFor('the question whether GitLab is there', () => probes().length === 1);
+    // Any answer would show that GitLab is there.
+    rig.gitlab.inject({ match: { route: ['current-job', 'jobs-request'] }, do: { hang: true } });
+    await rig.gitlab.waitFor('the same question again', () => probes().length === 2);
+    const answer = await within('the other’s log', other.guest.log('unimpressed'), 5000);
+    assert.deepEqual([answer.status, probes()[1]?.status], [202, null]);
+  });
+
   test('new connections in a flood: 429, and the machine keeps those that it has', async (t) => {
     const limits = { connectionsPerSecond: 1, connectionBurst: 20 };
     const { port, api, job, guest, other } = await startVictims(t, { seams: { limits } });

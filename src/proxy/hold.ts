@@ -47,11 +47,11 @@ export class Hold {
     const limit = clock.after(patienceMs, () => stop.abort());
     try {
       const outages = health.outSince === null ? health.outages : -1;
-      if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
+      if (!health.isUp) this.#leaveGate = await health.enter(stop.signal);
       if (delayMs !== null && health.outages === outages && !stop.signal.aborted) {
         this.leaveGate();
         await sleep(clock, delayMs(), stop.signal);
-        if (!health.isOpen) this.#leaveGate = await health.enter(stop.signal);
+        if (!health.isUp) this.#leaveGate = await health.enter(stop.signal);
       }
       return stop.signal.aborted ? 'too-long' : 'go';
     } finally {

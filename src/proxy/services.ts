@@ -49,7 +49,7 @@ export interface ProxyServices {
   readonly clock: Clock;
   readonly health: Pick<
     GitlabHealth,
-    'isOpen' | 'outSince' | 'outages' | 'answered' | 'suspect' | 'enter'
+    'isUp' | 'isOpen' | 'outSince' | 'outages' | 'answered' | 'suspect' | 'enter'
   >;
   readonly held: Held;
   /** Monotonic milliseconds. */

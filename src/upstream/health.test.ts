@@ -104,7 +104,7 @@ describe('whether GitLab answers', () => {
     }
     results[0] = { ok: true };
     await eventually('the first', () => entered.length === 8);
-    assert.equal(health.isOpen, false, 'newcomers queue behind them');
+    assert.equal(health.isOpen, true, 'newcomers do not queue behind them');
     leaves.shift()?.();
     leaves[0]?.();
     await eventually('two more', () => entered.length === 10);
@@ -117,7 +117,28 @@ describe('whether GitLab answers', () => {
       entered,
       [...entered].sort((a, b) => a - b),
     );
-    await eventually('the gate to be open', () => health.isOpen);
+  });
+
+  it('was never out: who waited for the probe goes on at once, and next time nobody waits', async () => {
+    const probes: Array<(result: Probed) => void> = [];
+    const health = new GitlabHealth({
+      clock: systemClock,
+      timings: { probeMs: 1, probeCapMs: 1, retryAfterCapMs: 1 },
+      probe: () => new Promise((resolve) => probes.push(resolve)),
+    });
+    health.suspect('it answers 500');
+    assert.equal(health.isOpen, false);
+    const entered = Array.from({ length: 20 }, () => health.enter(forever()));
+    probes[0]?.({ ok: true });
+    await within('all to be let in', Promise.all(entered));
+    await eventually('the next suspicion', () => {
+      health.suspect('it answers 500');
+      return probes.length === 2;
+    });
+    assert.deepEqual([health.isUp, health.isOpen], [false, true]);
+    probes[1]?.(OUT);
+    await eventually('the outage', () => !health.isOpen);
+    health.close();
   });
 
   it('forgets whoever stops waiting', async () => {

@@ -40,6 +40,9 @@ const RELEASED_AT_ONCE = 8;
 /** A released call gives its place on after so long, answered or not: an upload may take an hour. */
 const PLACE_MS = 1000;
 
+/** So long after a probe has shown that one call alone had failed, the next that fails makes nobody wait for its probe. */
+const TRUSTED_MS = 60_000;
+
 interface Waiter {
   readonly pass: (leave: () => void) => void;
 }
@@ -74,9 +77,14 @@ export class GitlabHealth {
     return this.#reason;
   }
 
-  /** Nobody waits and nothing is suspected: a call need not {@link enter}. */
+  /** Nothing is suspected. */
+  get isUp(): boolean {
+    return this.#state === 'up';
+  }
+
+  /** A new call need not {@link enter}: also while those that came in an outage are let in a few at a time. */
   get isOpen(): boolean {
-    return this.#state === 'up' && this.#waiters.size === 0;
+    return this.isUp || (this.#state === 'suspected' && this.#provenWithin(TRUSTED_MS));
   }
 
   /** How many outages there have been, with the present one. */
@@ -99,7 +107,7 @@ export class GitlabHealth {
     const { clock, timings } = this.#options;
     if (this.#state !== 'up' || this.#closed) return;
     // GitLab has just answered a probe: what fails is this call alone.
-    if (clock.monotonic() - this.#provenAt < timings.probeMs) return;
+    if (this.#provenWithin(timings.probeMs)) return;
     this.#state = 'suspected';
     this.#suspicions += 1;
     this.#suspectedAt = clock.now();
@@ -172,16 +180,21 @@ export class GitlabHealth {
     this.#outSince = null;
     this.#reason = null;
     if (wasOut) this.#tell();
-    this.#release();
+    // Who makes GitLab fail calls, and holds the places, would make everybody wait in a row.
+    this.#release(wasOut ? RELEASED_AT_ONCE : Number.POSITIVE_INFINITY);
+  }
+
+  #provenWithin(ms: number): boolean {
+    return this.#options.clock.monotonic() - this.#provenAt < ms;
   }
 
   #tell(): void {
     for (const listener of this.#listeners) listener(this.#outSince);
   }
 
-  #release(): void {
+  #release(atOnce = RELEASED_AT_ONCE): void {
     for (const waiter of this.#waiters) {
-      if (this.#state !== 'up' || this.#released >= RELEASED_AT_ONCE) return;
+      if (this.#state !== 'up' || this.#released >= atOnce) return;
       this.#waiters.delete(waiter);
       this.#released += 1;
       let left = false;
