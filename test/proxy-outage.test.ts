@@ -11,6 +11,7 @@ import path from 'node:path';
 import { suite, test } from 'node:test';
 import type { FaultAction, RouteName, SimJob } from '../fixtures/gitlab/index.ts';
 import { eventually, within } from './support/deadline.ts';
+import { startFrontRig } from './support/front.ts';
 import type { Guest, GuestAnswer } from './support/guest.ts';
 import { type Rig, startRig } from './support/rig.ts';
 
@@ -315,6 +316,39 @@ suite('a GitLab whose every answer is', { concurrency: 2 }, () => {
       assert.equal(job.log.toString(), 'x');
     });
   }
+});
+
+test('a refusal by what stands before GitLab does not end an outage', async (t) => {
+  const { rig, answer } = await startFrontRig(t, { timings: TIMINGS });
+  const { job, guest } = await rig.running();
+  const other = await rig.running();
+  const began = Promise.withResolvers<void>();
+  const refuse = Promise.withResolvers<void>();
+  answer('refuser', (incoming, outgoing) => {
+    incoming.resume();
+    began.resolve();
+    void refuse.promise.then(() => {
+      outgoing.writeHead(413, { 'content-type': 'text/html' }).end('<h1>too large</h1>');
+    });
+  });
+  const upload = guest.call('POST', `jobs/${job.id}/artifacts`, {
+    headers: { ...as(job), 'user-agent': 'front refuser' },
+    body: archive(Buffer.alloc(10)),
+  });
+  await within('the upload', began.promise);
+  const route = [...STEPS, 'current-job', 'jobs-request'] as const;
+  const fault = rig.gitlab.inject({ match: { route }, do: { status: 502 } });
+  const held = other.guest.log('held');
+  const seen = (wanted: RouteName): number =>
+    rig.gitlab.requests.filter((request) => request.route === wanted).length;
+  await eventually('the outage', () => seen('current-job') > 1);
+  refuse.resolve();
+  assert.equal((await within('the refusal', upload)).status, 413);
+  const probes = seen('current-job');
+  await eventually('more probes', () => seen('current-job') > probes + 1);
+  assert.equal(seen('trace'), 1, 'the held call was not let out');
+  fault.remove();
+  assert.equal((await within('the held call', held)).status, 202);
 });
 
 suite('an answer that is lost', { concurrency: 3 }, () => {

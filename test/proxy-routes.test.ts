@@ -100,6 +100,16 @@ suite('what passes', { concurrency: 4 }, () => {
     assert.ok(!rig.gitlab.requests.some((request) => request.route === 'object-storage'));
   });
 
+  test('a download that is gone on with: which part, and of what', async (t) => {
+    const rig = await startRig(t);
+    const { job, guest } = await rig.running();
+    const part = { range: 'bytes=5-', 'if-range': '"abc"' };
+    await guest.call('GET', `jobs/${job.id}/artifacts`, { headers: { ...as(job), ...part } });
+    const { headers } = rig.gitlab.requests.findLast((one) => one.route === 'artifacts-download')!;
+    const asked = headers.filter(([name]) => name.toLowerCase() in part);
+    assert.deepEqual(Object.fromEntries(asked), part);
+  });
+
   test('a redirect to a relative address leads to GitLab, not here', async (t) => {
     const rig = await startRig(t);
     const { job, guest } = await rig.running();

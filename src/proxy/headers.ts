@@ -54,7 +54,7 @@ const PASSING: Readonly<Record<RouteName, Passing>> = {
   'artifacts-upload': { body: 'multipart', up: ['content-length'], down: ['location'] },
   'artifacts-download': {
     body: 'none',
-    up: ['if-none-match', HEADERS.range],
+    up: ['if-none-match', 'if-range', HEADERS.range],
     down: [
       'accept-ranges',
       'cache-control',

@@ -27,6 +27,14 @@ export function isSuspicious(answer: AnswerHead): boolean {
   return answer.statusCode !== 408 && answer.statusCode !== 429;
 }
 
+/**
+ * Whether it ends an outage. A refusal may come from what stands before GitLab: too large, or no form at all. A job
+ * that brings those about would let everybody's calls out, to their failure.
+ */
+export function showsGitlab(answer: AnswerHead): boolean {
+  return (answer.statusCode ?? 502) < 400 || isGitlabs(answer);
+}
+
 function isGitlabs(answer: AnswerHead): boolean {
   return (
     answer.headers[HEADERS.jobStatus] !== undefined ||

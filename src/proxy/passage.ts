@@ -32,7 +32,14 @@ import { type GuestCall, isWhole, streamsOf } from './guest-call.ts';
 import { rawHeadersDown, withLength } from './headers.ts';
 import { MAX_REPEATED_BYTES } from './held.ts';
 import { Hold, type Waited } from './hold.ts';
-import { isOutAnswer, isSuspicious, lostAnswer, tryAgain, waitingAnswer } from './outage.ts';
+import {
+  isOutAnswer,
+  isSuspicious,
+  lostAnswer,
+  showsGitlab,
+  tryAgain,
+  waitingAnswer,
+} from './outage.ts';
 import { giveAnswer, type OwnAnswer, plain } from './own-answer.ts';
 import type { Route } from './routes.ts';
 import type { ForwardedCall, ProxyServices } from './services.ts';
@@ -125,7 +132,7 @@ class Passage {
       const reply = await this.#try();
       if (this.#guestGone) return this.#report(0);
       if (reply.answer !== undefined && !isOutAnswer(route.handling, reply.answer)) {
-        health.answered();
+        if (showsGitlab(reply.answer)) health.answered();
         this.#hold?.leaveGate();
         return this.#handDown(reply.answer);
       }

@@ -32,6 +32,7 @@ const HEADERS = new Set([
   'content-type',
   'host',
   'if-none-match',
+  'if-range',
   'job-token',
   'range',
   'transfer-encoding',
