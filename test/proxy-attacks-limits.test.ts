@@ -164,6 +164,28 @@ suite('too much', { concurrency: 2 }, () => {
     assert.equal((await guest.log('alive')).status, 202);
   });
 
+  test('a large job that is asked for over many connections takes its bytes once', async (t) => {
+    const { rig, other } = await startVictims(t);
+    const pad = 'x'.repeat(8 * MIB);
+    const job = rig.queue({ extra: { pad } });
+    const guest = await rig.guest(job);
+    await guest.request();
+    const before = await heapMib();
+    const body = JSON.stringify({ token: guest.token });
+    const ask = head(
+      `POST /${guest.token}/api/v4/jobs/request HTTP/1.1`,
+      `Content-Length: ${body.length}`,
+    );
+    for (let count = 0; count < 40; count += 1) {
+      const socket = await connect(t, Number(new URL(guest.url).port));
+      socket.write(ask + body);
+      await within('an answer', once(socket, 'readable'));
+    }
+    const grown = (await heapMib()) - before;
+    assert.ok(grown < 100, `memory has grown by ${Math.round(grown)} MiB`);
+    assert.equal((await other.guest.log('unimpressed')).status, 202);
+  });
+
   test('a body in chunks of one byte is slowed down', async (t) => {
     const { rig, port, api, job, guest } = await startVictims(t);
     const socket = await connect(t, port);

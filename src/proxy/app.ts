@@ -1,6 +1,7 @@
 /** What is answered here, and never goes to GitLab: the question for the job, and what is no route. */
 
 import type { HttpBindings } from '@hono/node-server';
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import { type Context, Hono } from 'hono';
 import { HEADERS } from '../gitlab/index.ts';
 import { readKey } from '../lib/read-key.ts';
@@ -71,9 +72,13 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
   }
   const payload = await lease.offer();
   if (payload === null) return answers.noJob();
-  const headers = new Headers({ 'content-type': 'application/json' });
-  if (lease.requestId !== null) headers.set(HEADERS.requestId, lease.requestId);
-  return new Response(new Uint8Array(payload), { status: 201, headers });
+  // A Response holds a copy, and a machine may ask over all its connections, and read no answer.
+  const { outgoing } = c.env;
+  if (lease.requestId !== null) outgoing.setHeader(HEADERS.requestId, lease.requestId);
+  outgoing.setHeader('content-type', 'application/json');
+  outgoing.setHeader('content-length', payload.length);
+  outgoing.writeHead(201).end(payload);
+  return RESPONSE_ALREADY_SENT;
 }
 
 /** Only what is asked before there is a job is the runner's own word; a later one may be a job's doing. */
