@@ -18,6 +18,11 @@ for (const [what, text] of [
   ['an array’s index twice', '{"0":1,"0":2}'],
   ['more levels than anything sends', `{"a":${'['.repeat(50)}${']'.repeat(50)}}`],
   ['thousands of levels', `{"a":${'{"a":'.repeat(5000)}1${'}'.repeat(5000)}}`],
+  ['more values than anything sends', `{"a":[${'0,'.repeat(1000)}0]}`],
+  [
+    'more names than anything sends',
+    JSON.stringify(Object.fromEntries(Array.from('x'.repeat(2000), (x, at) => [x + at, 0]))),
+  ],
   ['no end', '{"a":{'],
   ['a string without an end', '{"a":"\\'],
   ['no object', '[]'],

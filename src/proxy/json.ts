@@ -8,9 +8,12 @@ const MISLEADING = /^(?:_method|id|job_id|[a-z_]+_token)$/;
 /** A runner's have three. */
 const MAX_LEVELS = 32;
 
+/** Values and names: a runner's have fifty. Each takes time, the more the more of them there are. */
+const MAX_PARTS = 1000;
+
 /**
  * The object, or undefined. GitLab gets the very bytes, so what parsers disagree on is refused: broken
- * UTF-8, a name that stands twice (escaped or not), at any depth, and any depth
+ * UTF-8, a name that stands twice (escaped or not), at any depth; and a depth or a number of values
  * that no runner sends.
  */
 export function parseStrictObject(body: Uint8Array): Readonly<Record<string, unknown>> | undefined {
@@ -32,6 +35,7 @@ export function parseStrictObject(body: Uint8Array): Readonly<Record<string, unk
 /** In all of a JSON text: its colons, strings aside. Looking at each name would take several times as long. */
 function countNames(text: string): number {
   let names = 0;
+  let parts = 0;
   let level = 0;
   let isInString = false;
   for (let at = 0; at < text.length; at += 1) {
@@ -41,9 +45,13 @@ function countNames(text: string): number {
     else if (char === '"') isInString = !isInString;
     else if (isInString) continue;
     else if (char === ':') names += 1;
+    else if (char === ',') parts += 1;
     else if (char === '}' || char === ']') level -= 1;
-    else if (char === '{' || char === '[') level += 1;
-    if (level > MAX_LEVELS) throw new RangeError(`more than ${MAX_LEVELS} levels`);
+    else if (char === '{' || char === '[') {
+      level += 1;
+      parts += 1;
+    }
+    if (level > MAX_LEVELS || parts > MAX_PARTS) throw new RangeError('more than runners send');
   }
   return names;
 }

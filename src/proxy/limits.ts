@@ -39,7 +39,7 @@ export interface Limits {
   readonly floodDelayMs: number;
   /**
    * The body of a JSON call, as GitLab itself takes it on `jobs/request`; a runner's has about 1 KiB. To read one
-   * takes up to 3 ms, in which nobody else is answered, and `callsPerSecond` of them may come.
+   * takes up to 1 ms, in which nobody else is answered, and `callsPerSecond` of them may come.
    */
   readonly jsonBytes: number;
   /** For that body to come whole: it is sent at once. */
