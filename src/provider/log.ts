@@ -45,10 +45,9 @@ export function createMaskingLog(
   });
   const at =
     (level: Level) =>
-    (message: string, fields?: LogFields): void => {
-      const flat = flatten(fields);
-      if (isPlain(message, flat)) host[level](message, flat);
-      else masking[level](message, flat);
+    (message: string, fields: LogFields = {}): void => {
+      if (isPlain(message, fields)) host[level](message, fields);
+      else masking[level](message, flatten(fields));
     };
   return {
     debug: at('debug'),
@@ -69,9 +68,10 @@ export function createMaskingLog(
 const SUSPECT = /gl[a-z]{2,8}-|GR1348941|:\/\/|eyJ/;
 
 /** Whether nothing in it could need masking: looking costs more than the call that is logged. */
-function isPlain(message: string, fields: Readonly<Record<string, unknown>>): boolean {
+function isPlain(message: string, fields: LogFields): boolean {
   if (SUSPECT.test(message)) return false;
-  for (const [key, value] of Object.entries(fields)) {
+  for (const key in fields) {
+    const value = fields[key];
     if (SECRET_KEYS.includes(key.toLowerCase())) return false;
     if (typeof value === 'string' && SUSPECT.test(value)) return false;
     if (typeof value === 'object' && value !== null) return false;
@@ -80,7 +80,7 @@ function isPlain(message: string, fields: Readonly<Record<string, unknown>>): bo
 }
 
 /** tslog drops an error that is nested in a fields object: its text is what counts. */
-function flatten(fields: LogFields = {}): Record<string, unknown> {
+function flatten(fields: LogFields): Record<string, unknown> {
   const flat: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(fields)) {
     flat[key] = value instanceof Error ? describeError(value) : value;

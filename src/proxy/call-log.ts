@@ -1,6 +1,5 @@
 /** Lines in the log of the calls of one machine: each call has its own, but for a flood of them. */
 
-import type { LogFields } from '../contract/index.ts';
 import type { Lease } from '../leases/index.ts';
 import { Rate } from './rate.ts';
 import type { Route } from './routes.ts';
@@ -25,7 +24,7 @@ export function logCall(
   { log, monotonic }: Pick<ProxyServices, 'log' | 'monotonic'>,
   level: 'info' | 'warn',
   what: string,
-  fields: LogFields,
+  fields: object,
 ): void {
   const now = monotonic();
   let known = lines.get(lease);
@@ -38,5 +37,5 @@ export function logCall(
   known.leftOut = isLogged ? 0 : leftOut + 1;
   if (!isLogged) return;
   const message = `${route.name} of job ${lease.facts.id}${what}`;
-  log[level](message, leftOut === 0 ? fields : { ...fields, leftOut });
+  log[level](message, leftOut === 0 ? { ...fields } : { ...fields, leftOut });
 }

@@ -336,7 +336,7 @@ class Passage {
       requestId: requestId?.slice(0, MAX_REQUEST_ID),
     };
     this.#services.forwarded(call);
-    logCall(this.#call, this.#services, 'info', `: ${status}`, { ...call });
+    logCall(this.#call, this.#services, 'info', `: ${status}`, call);
   }
 }
 

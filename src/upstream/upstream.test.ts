@@ -3,9 +3,10 @@ import { spawn } from 'node:child_process';
 import dns from 'node:dns';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import type http from 'node:http';
+import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { describe, it, type TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { within } from '../../test/support/deadline.ts';
@@ -49,6 +50,17 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   );
   assert.ok(isForrestGitlabError(error), String(error));
   return error.code;
+}
+
+/** What every name is found to mean, in that order. */
+function resolveTo(t: TestContext, addresses: string[]): void {
+  const all = addresses.map((address) => ({ address, family: 4 }));
+  t.mock.method(
+    dns,
+    'lookup',
+    (_name: string, _options: object, found: (error: null, all: object[]) => void) =>
+      found(null, all),
+  );
 }
 
 /** A proxy that knows CONNECT and absolute-form requests, and notes what it was asked for. */
@@ -178,17 +190,36 @@ describe('the way to GitLab', () => {
     t.after(() => full.forEach((socket) => void socket.destroy()));
     for (const socket of full) socket.on('error', () => undefined);
     await within('a full queue', once(full[1] as net.Socket, 'connect'));
-    const addresses = ['127.0.0.1', '127.0.0.2'].map((address) => ({ address, family: 4 }));
-    t.mock.method(
-      dns,
-      'lookup',
-      (_name: string, _options: object, found: (error: null, all: object[]) => void) =>
-        found(null, addresses),
-    );
+    resolveTo(t, ['127.0.0.1', '127.0.0.2']);
     setTimeout(() => child.kill('SIGCONT'), 300);
     const url = `http://gitlab.example.test:${port}`;
     const answer = await within('the answer', fetchOver(upstreamTo(t, url))(`${url}/`));
     assert.equal(await answer.text(), 'far away');
+  });
+
+  it('tries an address that did not answer last for ten minutes', async (t) => {
+    const { port } = await startServer(t, (_request, response) => response.end('second'));
+    resolveTo(t, ['127.0.0.2', '127.0.0.1']);
+    let skippedMs = 0;
+    const clock = { ...systemClock, monotonic: () => systemClock.monotonic() + skippedMs };
+    const upstream = upstreamTo(t, `http://gitlab.example.test:${port}`, { clock });
+    const common = { method: 'POST', path: '/', headers: {}, answerTimeoutMs: 5000, fresh: true };
+    const ask = async (): Promise<string[]> => {
+      const call = upstream.call({ ...common, body: Buffer.from('{}'), stallMs: 5000 });
+      const small = (await within('the answer', call.answer)).body.toString();
+      const request = upstream.request(common).end('{}');
+      const [answer] = (await within('the response', once(request, 'response'))) as [
+        http.IncomingMessage,
+      ];
+      return [small, await text(answer)];
+    };
+    assert.deepEqual(await ask(), ['second', 'second']);
+    const first = http.createServer((_request, response) => response.end('first'));
+    await once(first.listen(port, '127.0.0.2'), 'listening');
+    t.after(() => first.close());
+    assert.deepEqual(await ask(), ['second', 'second']);
+    skippedMs = 10 * 60_000;
+    assert.deepEqual(await ask(), ['first', 'first']);
   });
 
   it('trusts a private CA where it is configured, and only there', async (t) => {

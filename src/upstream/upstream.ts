@@ -6,8 +6,9 @@ import tls from 'node:tls';
 import { ForrestGitlabError, isForrestGitlabError } from '../errors.ts';
 import type { Clock } from '../lib/clock.ts';
 import { collect } from '../lib/collect.ts';
+import { ADDRESS_MS, Addresses } from './addresses.ts';
 import { MAX_HEAD_BYTES } from './answer-parser.ts';
-import { ADDRESS_MS, type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
+import { type PendingCall, type SmallCall, type WholeAnswer, Wire } from './wire.ts';
 
 export interface UpstreamOptions {
   /** GitLab's address; may have a path (`https://example.com/gitlab`). */
@@ -72,7 +73,9 @@ export function createUpstream(options: UpstreamOptions): Upstream {
   const secureContext = secure
     ? tls.createSecureContext(options.ca === undefined ? {} : { ca: trusted(options.ca) })
     : null;
+  const addresses = new Addresses(options.clock);
   const agentOptions = {
+    lookup: addresses.lookup,
     maxFreeSockets: MAX_IDLE_CONNECTIONS,
     proxyEnv: withLoopbackExempt(options.proxyEnv),
     autoSelectFamilyAttemptTimeout: ADDRESS_MS,
@@ -97,6 +100,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
       agent: one.fresh === true ? freshAgent : agent,
     });
     limitWaits(outgoing, one, url, options);
+    outgoing.once('socket', (socket) => socket.connecting && addresses.watch(socket));
     return outgoing;
   };
   const wire = new Wire({
@@ -107,6 +111,7 @@ export function createUpstream(options: UpstreamOptions): Upstream {
     url,
     connectTimeoutMs: options.connectTimeoutMs,
     clock: options.clock,
+    addresses,
   });
   const isProxied = namesProxy(options.proxyEnv, secure ? 'https_proxy' : 'http_proxy');
   // How a proxy is spoken to is Node's affair, and so is a body that takes its time on a slow line.

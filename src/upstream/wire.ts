@@ -8,6 +8,7 @@ import net, { type Socket } from 'node:net';
 import tls from 'node:tls';
 import { ForrestGitlabError } from '../errors.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
+import { ADDRESS_MS, type Addresses } from './addresses.ts';
 import { type AnswerHead, AnswerParser } from './answer-parser.ts';
 
 /** A call whose body is at hand. */
@@ -53,6 +54,8 @@ export interface WireOptions {
   readonly url: string;
   readonly connectTimeoutMs: number;
   readonly clock: Clock;
+  /** What is known of the host's. */
+  readonly addresses: Addresses;
 }
 
 /** Idle connections kept: as many as a large host has jobs talking at once. */
@@ -61,11 +64,8 @@ const MAX_IDLE = 256;
 /** Shorter than what servers and load balancers keep theirs for: a call on a closed one has to be repeated. */
 const IDLE_MS = 50_000;
 
-/**
- * GitLab may have several addresses, of which one does not answer: how long each but the last has. Node's own 250 ms give up
- * one that is far away, or whose first packet was lost.
- */
-export const ADDRESS_MS = 2000;
+/** Of all connections: what one has read is copied before another one reads. Node would make a buffer for each read. */
+const RECEIVED = Buffer.allocUnsafeSlow(64 * 1024);
 
 /** A value with a line break in it would begin another header. */
 const UNSAFE = /[^\t\x20-\x7e\x80-\xff]/;
@@ -150,7 +150,15 @@ class Connection {
       port,
       noDelay: true,
       keepAlive: true,
+      lookup: options.addresses.lookup,
       autoSelectFamilyAttemptTimeout: ADDRESS_MS,
+      onread: {
+        buffer: RECEIVED,
+        callback: (bytes: number, buffer: Uint8Array) => {
+          this.#onData(Buffer.from(buffer.subarray(0, bytes)));
+          return true;
+        },
+      },
     };
     const socket =
       secureContext === null
@@ -162,13 +170,13 @@ class Connection {
             ALPNProtocols: ['http/1.1'],
           });
     this.#socket = socket;
+    options.addresses.watch(socket);
     const { connectTimeoutMs: limitMs, url } = options;
     this.#limitTo(limitMs, `no connection to ${url} within ${limitMs / 1000} s`);
     socket.once(secureContext === null ? 'connect' : 'secureConnect', () => {
       this.#isConnected = true;
       if (this.#exchange !== null) this.#awaitAnswer(this.#exchange);
     });
-    socket.on('data', (data: Buffer) => this.#onData(data));
     socket.on('error', (error) => this.#onEnd(error));
     socket.on('end', () => {
       this.#exchange?.parser.close();
