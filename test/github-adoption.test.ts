@@ -78,6 +78,12 @@ test('a GitHub job goes on through two kills of its host', async (t) => {
   };
   await eventually('the job to print', () => job.log.includes('begun'), LIMIT_MS);
   const before = await eventually('its row', () => busy(), LIMIT_MS);
+  // What is shown may not be written yet, and would be another moment's after the kill.
+  const record = `${directory}/base/state/host/machines/${before.machines[0]?.runnerName}.json`;
+  await eventually('its record', async () => {
+    const text = await readFile(record, 'utf8');
+    return (JSON.parse(text) as { state: string }).state === 'running';
+  });
   for (const _ of ['first', 'second']) {
     const killed = await pid();
     process.kill(killed, 'SIGKILL');
