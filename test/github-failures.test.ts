@@ -179,6 +179,41 @@ describe('while GitHub', () => {
     await eventually('the runner to be gone', () => rig.github.runners().length === 0);
   });
 
+  it('misses a runner in its list, the job on it goes on', async (t) => {
+    let misses = 0;
+    const rig = await startGithubRig(t, {
+      webhooks: false,
+      section: { polling_interval: '1s' },
+      timings: { listsLagMs: 0 },
+      async fetch(input, init) {
+        const response = await fetch(input, init);
+        if (!new URL(String(input)).pathname.endsWith('/actions/runners')) return response;
+        const list = (await response.json()) as { runners: unknown[] };
+        if (rig.github.runners().some(({ job }) => job !== null)) misses++;
+        return Response.json({ ...list, runners: [] });
+      },
+    });
+    rig.queue();
+    const machine = await rig.machine();
+    await machine.guest('connect');
+    const [, id] = (await machine.guest('next')).split(' ');
+    await eventually('it to be missed', () => misses >= 2);
+    assert.ok(!machine.reports.includes('done'), machine.reports.join());
+    await machine.guest(`jobs/${id}/complete`, 'success\n');
+    await eventually('its end', () => machine.reports.includes('done'));
+  });
+
+  it('refuses a machine and our clock is then put back by hours, the rest ends in time', async (t) => {
+    const rig = await startGithubRig(t);
+    const refusal = rig.github.inject({ match: { route: 'jitconfig' }, do: { status: 500 } });
+    rig.queue();
+    await eventually('a rest', () => (rig.row().notClaiming ?? '').startsWith('rests until'));
+    const now = Date.now;
+    t.mock.method(Date, 'now', () => now() - 5 * 3_600_000);
+    refusal.remove();
+    await rig.machine();
+  });
+
   it('asked again with nothing new, answers at no cost', async (t) => {
     const rig = await startGithubRig(t, { section: { polling_interval: '1s' } });
     await eventually('an answer 304', () =>

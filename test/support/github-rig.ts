@@ -63,6 +63,8 @@ export interface GithubRigOptions {
   readonly standIn?: boolean;
   /** Whether room is there at once; default: yes. */
   readonly room?: boolean;
+  /** For calls to GitHub. */
+  readonly fetch?: typeof globalThis.fetch;
   /** Default: true. False: the provider learns of jobs by asking only. */
   readonly webhooks?: boolean;
 }
@@ -104,7 +106,7 @@ export async function createGithubRig(
   github.createRepository('lab/demo');
   const keyFile = await writePrivate(path.join(directory, 'app.pem'), github.app.privateKey);
   const repositories = options.repositories ?? { lab: { demo: { machines: { small: {} } } } };
-  const plugin = createGithubPlugin();
+  const plugin = createGithubPlugin(options);
 
   const log: string[] = [];
   const history: JobRow[] = [];
