@@ -1,6 +1,8 @@
 /** The GitHub provider over restarts, pauses, drains, stops and reloads, and beside another host. */
 
 import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { describe, it } from 'node:test';
 import type { Finding } from 'forrest-gitlab/contract';
 import { createGithubPlugin } from '../fixtures/host/src/github/index.ts';
@@ -77,6 +79,17 @@ describe('a restart of the host', () => {
     assert.deepEqual(paused(), [true, true]);
     await rig.restart();
     assert.deepEqual(paused(), [true, true]);
+  });
+
+  it('goes on without a pause where the file of those is damaged, and says so', async (t) => {
+    const rig = await startGithubRig(t);
+    await rig.provider.pause('lab/demo/small', true);
+    const file = path.join(rig.directory, 'state/paused.json');
+    await writeFile(file, '["lab/de');
+    await rig.restart();
+    assert.equal(rig.row().paused, false);
+    assert.equal(await readFile(`${file}.damaged`, 'utf8'), '["lab/de');
+    assert.ok(rig.log.some((line) => line.startsWith('error paused machine types cannot be read')));
   });
 
   it('remembers a pause', async (t) => {
