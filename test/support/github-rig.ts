@@ -11,6 +11,7 @@ import path from 'node:path';
 import type { TestContext } from 'node:test';
 import { getRequestListener } from '@hono/node-server';
 import type {
+  Finding,
   JobRow,
   Provider,
   ProviderHost,
@@ -93,6 +94,8 @@ export interface GithubRig {
   /** Sends a body as GitHub would, but for what is said. */
   post(body: string, headers?: Readonly<Record<string, string>>, at?: string): Promise<Response>;
   parse(section: Readonly<Record<string, unknown>>): Promise<GithubConfig>;
+  /** What the host's `check` would find. */
+  check(section?: Readonly<Record<string, unknown>>): Promise<Finding[]>;
 }
 
 export async function createGithubRig(
@@ -245,6 +248,18 @@ export async function createGithubRig(
     },
     post: (body, headers = {}, at = webhookUrl) => fetch(at, { method: 'POST', body, headers }),
     parse,
+    async check(section = {}) {
+      const found: Finding[] = [];
+      const context = {
+        signal: new AbortController().signal,
+        hostName: 'test',
+        stateDir: directory,
+        proxyEnv: {},
+        canListen: async () => null,
+      };
+      for await (const one of plugin.check(await parse(section), context)) found.push(one);
+      return found;
+    },
   };
   return rig;
 }
