@@ -2,8 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { ask } from '../fixtures/testing/ask.ts';
 import { eventually, within } from './support/deadline.ts';
 import { createGithubRig, type GithubRig, startGithubRig } from './support/github-rig.ts';
+import { bodyOf, startServer } from './support/http-server.ts';
 
 /** A machine runs, and its runner is the only one at GitHub. */
 async function assertOneRunner(rig: GithubRig, machines = 1): Promise<void> {
@@ -177,6 +179,70 @@ describe('while GitHub', () => {
     assert.equal(rig.github.runners().length, 1);
     outage.remove();
     await eventually('the runner to be gone', () => rig.github.runners().length === 0);
+  });
+
+  it('knows a repository by another name by now, its jobs run on, and log and check say so', async (t) => {
+    let simulator = '';
+    const { url } = await startServer(t, async (request, response) => {
+      const target = request.url ?? '/';
+      if (target.startsWith('/repos/lab/demo/')) {
+        const location = target.replace('demo', 'renamed');
+        return void response.writeHead(request.method === 'GET' ? 301 : 307, { location }).end();
+      }
+      const { method = 'GET', headers } = request;
+      const body = method === 'GET' ? '' : (await bodyOf(request)).toString();
+      const { port } = new URL(simulator);
+      const answer = await ask({ port, path: target, method, headers }, body);
+      response.writeHead(answer.status, answer.headers).end(answer.text);
+    });
+    const rig = await createGithubRig(t, { section: { base_url: url }, webhooks: false });
+    simulator = rig.github.url;
+    rig.github.createRepository('lab/renamed');
+    rig.queue({ repository: 'lab/renamed' });
+    await rig.start();
+    await rig.machine();
+    const said = rig.log.filter((line) => line.includes('lab/demo has another name at GitHub'));
+    assert.equal(said.length, 1);
+    const findings = await rig.check({ base_url: url });
+    assert.deepEqual(
+      findings.filter(({ severity }) => severity !== 'ok').map(({ remedy }) => remedy),
+      ['correct its name under repositories'],
+    );
+  });
+
+  it('misses a runner in its list, the job on it goes on', async (t) => {
+    let misses = 0;
+    const rig = await startGithubRig(t, {
+      webhooks: false,
+      section: { polling_interval: '1s' },
+      timings: { listsLagMs: 0 },
+      async fetch(input, init) {
+        const response = await fetch(input, init);
+        if (!new URL(String(input)).pathname.endsWith('/actions/runners')) return response;
+        const list = (await response.json()) as { runners: unknown[] };
+        if (rig.github.runners().some(({ job }) => job !== null)) misses++;
+        return Response.json({ ...list, runners: [] });
+      },
+    });
+    rig.queue();
+    const machine = await rig.machine();
+    await machine.guest('connect');
+    const [, id] = (await machine.guest('next')).split(' ');
+    await eventually('it to be missed', () => misses >= 2);
+    assert.ok(!machine.reports.includes('done'), machine.reports.join());
+    await machine.guest(`jobs/${id}/complete`, 'success\n');
+    await eventually('its end', () => machine.reports.includes('done'));
+  });
+
+  it('refuses a machine and our clock is then put back by hours, the rest ends in time', async (t) => {
+    const rig = await startGithubRig(t);
+    const refusal = rig.github.inject({ match: { route: 'jitconfig' }, do: { status: 500 } });
+    rig.queue();
+    await eventually('a rest', () => (rig.row().notClaiming ?? '').startsWith('rests until'));
+    const now = Date.now;
+    t.mock.method(Date, 'now', () => now() - 5 * 3_600_000);
+    refusal.remove();
+    await rig.machine();
   });
 
   it('asked again with nothing new, answers at no cost', async (t) => {

@@ -1,9 +1,9 @@
 /** The GitHub provider over restarts, pauses, drains, stops and reloads, and beside another host. */
 
 import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { describe, it } from 'node:test';
-import type { Finding } from 'forrest-gitlab/contract';
-import { createGithubPlugin } from '../fixtures/host/src/github/index.ts';
 import { eventually, within } from './support/deadline.ts';
 import { freePort } from './support/free-port.ts';
 import { createGithubRig, startGithubRig } from './support/github-rig.ts';
@@ -77,6 +77,17 @@ describe('a restart of the host', () => {
     assert.deepEqual(paused(), [true, true]);
     await rig.restart();
     assert.deepEqual(paused(), [true, true]);
+  });
+
+  it('goes on without a pause where the file of those is damaged, and says so', async (t) => {
+    const rig = await startGithubRig(t);
+    await rig.provider.pause('lab/demo/small', true);
+    const file = path.join(rig.directory, 'state/paused.json');
+    await writeFile(file, '["lab/de');
+    await rig.restart();
+    assert.equal(rig.row().paused, false);
+    assert.equal(await readFile(`${file}.damaged`, 'utf8'), '["lab/de');
+    assert.ok(rig.log.some((line) => line.startsWith('error paused machine types cannot be read')));
   });
 
   it('remembers a pause', async (t) => {
@@ -203,27 +214,9 @@ describe('beside another host on the same repository', () => {
 });
 
 describe('check', () => {
-  const findings = async (
-    rig: Awaited<ReturnType<typeof createGithubRig>>,
-    section: Readonly<Record<string, unknown>> = {},
-  ): Promise<Finding[]> => {
-    const found: Finding[] = [];
-    const context = {
-      signal: new AbortController().signal,
-      hostName: 'test',
-      stateDir: rig.directory,
-      proxyEnv: {},
-      canListen: async () => null,
-    };
-    for await (const one of createGithubPlugin().check(await rig.parse(section), context)) {
-      found.push(one);
-    }
-    return found;
-  };
-
   it('finds that all is well', async (t) => {
     const rig = await createGithubRig(t);
-    const found = await findings(rig);
+    const found = await rig.check();
     assert.deepEqual(
       found.map(({ severity }) => severity),
       ['ok', 'ok', 'ok'],
@@ -233,7 +226,7 @@ describe('check', () => {
 
   it('finds an App that GitHub does not know', async (t) => {
     const rig = await createGithubRig(t);
-    const found = await findings(rig, { app_id: 7 });
+    const found = await rig.check({ app_id: 7 });
     const error = found.find(({ severity }) => severity === 'error');
     assert.match(error?.message ?? '', /API 404: Integration not found$/);
     assert.match(error?.remedy ?? '', /correct github.app_id/);
@@ -242,7 +235,7 @@ describe('check', () => {
   it('finds that GitHub does not answer, and does not blame the App', async (t) => {
     const rig = await createGithubRig(t);
     const base_url = `http://127.0.0.1:${await freePort()}`;
-    const found = await findings(rig, { base_url });
+    const found = await rig.check({ base_url });
     const error = found.find(({ severity }) => severity === 'error');
     assert.match(error?.message ?? '', /ECONNREFUSED/);
     assert.match(error?.remedy ?? '', /^correct github.base_url/);
@@ -256,7 +249,7 @@ describe('check', () => {
       },
     });
     rig.github.installation('lab').permissions['administration'] = 'read';
-    const errors = (await findings(rig)).filter(({ severity }) => severity === 'error');
+    const errors = (await rig.check()).filter(({ severity }) => severity === 'error');
     assert.deepEqual(
       errors.map(({ subject }) => subject),
       ['repository lab/demo', 'repository stranger/demo'],

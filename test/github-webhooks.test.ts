@@ -74,6 +74,12 @@ describe('a webhook is answered', () => {
     assert.equal(await send({ ...good, repository: elsewhere }), 401);
     // Listed comes before whole, as in Forrest.
     assert.equal(await send({ repository: elsewhere }), 401);
+    // An App of a whole organization sends many of these.
+    const refusals = rig.log.filter((line) => line.includes('stranger/demo is not in the'));
+    assert.deepEqual(
+      refusals.map((line) => line.split(' ')[0]),
+      ['warn', 'debug'],
+    );
     assert.deepEqual(rig.provider.status().jobs, []);
     assert.equal(await send(good), 204);
     assert.equal(rig.provider.status().jobs.length, 1);

@@ -288,6 +288,7 @@ function toStatus(
       ready: true,
       dashboardUrl: null,
       configProblem: null,
+      diskProblem: null,
     },
     pool: { ramBytes: usedBytes + 64 * GIB, usedBytes, held: [], waiting: [] },
     machines,

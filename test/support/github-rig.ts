@@ -11,6 +11,7 @@ import path from 'node:path';
 import type { TestContext } from 'node:test';
 import { getRequestListener } from '@hono/node-server';
 import type {
+  Finding,
   JobRow,
   Provider,
   ProviderHost,
@@ -63,6 +64,8 @@ export interface GithubRigOptions {
   readonly standIn?: boolean;
   /** Whether room is there at once; default: yes. */
   readonly room?: boolean;
+  /** For calls to GitHub. */
+  readonly fetch?: typeof globalThis.fetch;
   /** Default: true. False: the provider learns of jobs by asking only. */
   readonly webhooks?: boolean;
 }
@@ -91,6 +94,8 @@ export interface GithubRig {
   /** Sends a body as GitHub would, but for what is said. */
   post(body: string, headers?: Readonly<Record<string, string>>, at?: string): Promise<Response>;
   parse(section: Readonly<Record<string, unknown>>): Promise<GithubConfig>;
+  /** What the host's `check` would find. */
+  check(section?: Readonly<Record<string, unknown>>): Promise<Finding[]>;
 }
 
 export async function createGithubRig(
@@ -104,7 +109,7 @@ export async function createGithubRig(
   github.createRepository('lab/demo');
   const keyFile = await writePrivate(path.join(directory, 'app.pem'), github.app.privateKey);
   const repositories = options.repositories ?? { lab: { demo: { machines: { small: {} } } } };
-  const plugin = createGithubPlugin();
+  const plugin = createGithubPlugin(options);
 
   const log: string[] = [];
   const history: JobRow[] = [];
@@ -243,6 +248,18 @@ export async function createGithubRig(
     },
     post: (body, headers = {}, at = webhookUrl) => fetch(at, { method: 'POST', body, headers }),
     parse,
+    async check(section = {}) {
+      const found: Finding[] = [];
+      const context = {
+        signal: new AbortController().signal,
+        hostName: 'test',
+        stateDir: directory,
+        proxyEnv: {},
+        canListen: async () => null,
+      };
+      for await (const one of plugin.check(await parse(section), context)) found.push(one);
+      return found;
+    },
   };
   return rig;
 }
