@@ -159,6 +159,37 @@ suite('a token that GitLab refuses', { concurrency: 4 }, () => {
     await eventually('the runner to be healthy', () => runnerRow(rig).health === 'ok');
   });
 
+  test('a file without a token: the runner says so, and goes on as soon as there is one', async (t) => {
+    const rig = await startRig(t);
+    await rig.gitlab.waitFor('an ask', () => asks(rig) >= 1);
+    const file = path.join(rig.directory, 'runner-0.token');
+    const token = await readFile(file, 'utf8');
+    await writePrivate(file, '');
+    await eventually('the reason', () => /is empty/.test(runnerRow(rig).notClaiming ?? ''));
+    const job = rig.queue();
+    await writePrivate(file, token);
+    await rig.guest(job);
+    assert.equal(runnerRow(rig).health, 'ok');
+  });
+
+  test('one that is replaced while its runner waits for room: the new one asks', async (t) => {
+    const rig = await createRig(t, { ram: '1G', timings: { verifyAfterMs: 150 } });
+    const [first, second] = [rig.queue(), rig.queue()];
+    await rig.start();
+    const guest = await rig.guest(first);
+    await guest.takeJob();
+    const renewed = rig.gitlab.createRunner();
+    const isVerified = (request: { readonly route: string; readonly body: Buffer }): boolean =>
+      request.route === 'runners-verify' && request.body.includes(renewed.token);
+    rig.gitlab.revokeRunner(rig.runner.token);
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), renewed.token);
+    await rig.gitlab.waitFor('a sign of life', () => rig.gitlab.requests.some(isVerified));
+    await guest.finish('success');
+    await guest.powerOff();
+    await rig.guest(second);
+    assert.ok(!rig.log.some((line) => line.includes('refuses the runner token')));
+  });
+
   test('a token of the older form, without a prefix, works just as well', async (t) => {
     const rig = await createRig(t);
     const legacy = rig.gitlab.createRunner({ tokenStyle: 'legacy' });

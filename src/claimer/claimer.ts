@@ -182,12 +182,11 @@ export class Claimer {
     const token = await this.#settings.token.read();
     if (!token.ok) {
       this.#health.refused(token.reason);
-      await this.#pauseFor(this.#settings.config.timings.unhealthyIntervalMs, token.reason);
+      await this.#pauseFor(this.#settings.config.timings.unhealthyIntervalMs, token.reason, null);
       return;
     }
     const place = (await this.#pin(token.token)) ?? (await this.#reserve());
-    if (place === null) return;
-    await this.#ask(token.token, place);
+    if (place !== null) await this.#ask(place);
   }
 
   /** A warm machine is room that is there already. */
@@ -240,11 +239,12 @@ export class Claimer {
     await this.#pauseFor(this.#settings.config.timings.backoffCapMs, reason);
   }
 
-  async #ask(token: string, place: Place): Promise<void> {
+  async #ask(place: Place): Promise<void> {
     const { gitlab, systemId, info, backoff } = this.#services;
-    // While this one waited for room, it was stopped, or another has found GitLab out, or the disk full.
+    // While this one waited for room, its token was changed, it was stopped, another has found GitLab out, or the disk full.
+    const token = await this.#settings.token.read();
     const isStopped = this.#stopping.signal.aborted;
-    if (isStopped || backoff.remaining() > 0 || this.#heldBack() !== null) {
+    if (!token.ok || isStopped || backoff.remaining() > 0 || this.#heldBack() !== null) {
       place.release('failed');
       return;
     }
@@ -253,7 +253,7 @@ export class Claimer {
     this.#expectsJob = false;
     let outcome: RequestJobOutcome;
     try {
-      outcome = await gitlab.requestJob(token, systemId, info(this.settings));
+      outcome = await gitlab.requestJob(token.token, systemId, info(this.settings));
       if (outcome.kind === 'job') {
         place.makeFirm();
         this.#earlyAsks.giveBack();
@@ -268,7 +268,7 @@ export class Claimer {
       this.#place = null;
     }
     place.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
-    await this.#onNoJob(outcome);
+    await this.#onNoJob(outcome, token.token);
   }
 
   /** Not waited for: of a burst, GitLab has the next job at once, and a boot takes its time. */
@@ -285,7 +285,10 @@ export class Claimer {
     this.#claims.add(claim);
   }
 
-  async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {
+  async #onNoJob(
+    outcome: Exclude<RequestJobOutcome, { kind: 'job' }>,
+    token: string,
+  ): Promise<void> {
     const { timings, checkIntervalMs } = this.#settings.config;
     const { backoff } = this.#services;
     switch (outcome.kind) {
@@ -299,7 +302,7 @@ export class Claimer {
         await this.#rest(timings.conflictDelayMs, 'another runner was faster');
         break;
       case 'forbidden':
-        await this.#onForbidden(outcome);
+        await this.#onForbidden(outcome, token);
         break;
       case 'broken':
         await this.#endUnread(outcome);
@@ -337,11 +340,14 @@ export class Claimer {
     if (left !== null) await leases.refuse(this.name, left, UNREADABLE);
   }
 
-  async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {
+  async #onForbidden(
+    outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>,
+    refused: string,
+  ): Promise<void> {
     const { reason } = outcome;
     this.#services.asked(this.name, outcome);
     const token = await this.#settings.token.read();
-    if (token.ok && token.changed) {
+    if (token.ok && token.token !== refused) {
       this.#services.log.info(`runner ${this.name} has a new token, and asks with it`);
       return;
     }
@@ -350,7 +356,7 @@ export class Claimer {
     await this.#pauseFor(
       this.#settings.config.timings.unhealthyIntervalMs,
       this.#health.refusal(reason),
-      true,
+      refused,
     );
   }
 
@@ -379,19 +385,20 @@ export class Claimer {
     this.#place = null;
   }
 
-  /** Waits for the clock; where `watchToken`, also for a changed token file. */
-  async #pauseFor(delayMs: number, reason: string, watchToken = false): Promise<void> {
+  /** Waits for the clock; where `watched`, also until its file has another token than that: than none, for null. */
+  async #pauseFor(delayMs: number, reason: string, watched?: string | null): Promise<void> {
     if (this.#stopping.signal.aborted) return;
     const { clock } = this.#services;
     this.#stand(reason, clock.now() + delayMs);
     const until = clock.monotonic() + delayMs;
-    const step = watchToken ? Math.min(delayMs, this.#settings.config.checkIntervalMs) : delayMs;
+    const isWatched = watched !== undefined;
+    const step = isWatched ? Math.min(delayMs, this.#settings.config.checkIntervalMs) : delayMs;
     while (clock.monotonic() < until && !this.#stopping.signal.aborted) {
       const woken = await this.#wait.for(Math.min(step, until - clock.monotonic()));
       if (woken) return;
-      if (!watchToken) continue;
+      if (!isWatched) continue;
       const token = await this.#settings.token.read();
-      if (token.ok && token.changed) return;
+      if (token.ok && token.token !== watched) return;
     }
   }
 
