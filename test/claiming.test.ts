@@ -255,6 +255,40 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     );
   });
 
+  test('a token that expires within seven days is warned of, one that does later is not', async (t) => {
+    const rig = await createRig(t, { moreRunners: [{ name: 'later' }] });
+    const days = (count: number) => new Date(Date.now() + count * 86_400_000).toISOString();
+    const later = rig.gitlab.createRunner();
+    await writePrivate(path.join(rig.directory, 'runner-1.token'), later.token);
+    Object.assign(rig.runner, { tokenExpiresAt: days(6.9) });
+    Object.assign(later, { tokenExpiresAt: days(7.1) });
+    await rig.start();
+    for (const name of ['build', 'later']) {
+      await eventually(`the expiry of ${name}`, () => runnerRow(rig, name).tokenExpiresAt != null);
+    }
+    const warned = rig.log.filter((line) => /the token of runner \w+ expires at/.test(line));
+    assert.equal(warned.length, 1);
+    assert.match(warned[0] ?? '', /the token of runner build .*"level":"WARN"/);
+  });
+
+  test('a runner at its limit, or paused, still tells GitLab that it is there', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 }, timings: { verifyAfterMs: 150 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    await eventually('the limit', () => runnerRow(rig).notClaiming === 'limit 1 reached');
+    const verified = (): number =>
+      rig.gitlab.requests.filter((request) => request.route === 'runners-verify').length;
+    await rig.gitlab.waitFor('runners/verify', () => verified() >= 2);
+    const { body } = rig.gitlab.requests.findLast(({ route }) => route === 'runners-verify')!;
+    assert.ok(JSON.parse(body.toString()).info.features.cancel_gracefully, 'with its full info');
+    const control = { socketPath: rig.host.controlSocket, path: '/pause', method: 'POST' };
+    await ask(control, JSON.stringify({ provider: 'gitlab', runner: 'build', paused: true }));
+    await eventually('the pause', () => runnerRow(rig).notClaiming === 'paused');
+    const before = verified();
+    await rig.gitlab.waitFor('runners/verify', () => verified() >= before + 2);
+  });
+
   test('a runner without room still tells GitLab that it is there', async (t) => {
     const rig = await createRig(t, { ram: '1G', timings: { verifyAfterMs: 150 } });
     const job = rig.queue();

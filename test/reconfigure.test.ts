@@ -136,6 +136,27 @@ suite('a runner that a reload changes', { concurrency: 4 }, () => {
   });
 });
 
+suite('a reload of what needs a restart', () => {
+  test('says so by the names of the keys, and leaves that as it is', async (t) => {
+    const rig = await startRig(t);
+    const changed = {
+      url: 'http://127.0.0.1:9',
+      listen: `127.0.0.1:${await freePort()}`,
+      ca_file: path.join(import.meta.dirname, 'support/tls/ca.pem'),
+      timings: { heartbeatMs: 1234 },
+    };
+    await reload(rig, ({ gitlab }) => void Object.assign(gitlab, changed));
+    for (const key of Object.keys(changed)) {
+      const said = `gitlab.${key} has changed: restart the host for it to take effect`;
+      assert.ok(
+        rig.log.some((line) => line.includes(said)),
+        key,
+      );
+    }
+    await rig.guest(rig.queue());
+  });
+});
+
 suite('a reload without console_tail', () => {
   test('keeps the console out of the logs of all jobs from then on', async (t) => {
     const rig = await startRig(t, { script: 'echo kernel panic' });

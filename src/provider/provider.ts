@@ -287,18 +287,13 @@ export function createProvider(
     },
 
     reconfigure(next) {
-      for (const key of ['url', 'listen', 'ca', 'timings'] as const) {
+      for (const [key, spelled] of NEED_RESTART) {
         if (JSON.stringify(next[key]) !== JSON.stringify(config[key])) {
-          log.warn(`gitlab.${key} has changed: restart the host for it to take effect`);
+          log.warn(`gitlab.${spelled} has changed: restart the host for it to take effect`);
         }
       }
-      config = {
-        ...next,
-        url: config.url,
-        listen: config.listen,
-        ca: config.ca,
-        timings: config.timings,
-      };
+      const { url, listen, ca, timings } = config;
+      config = { ...next, url, listen, ca, timings };
       if (!isClaiming) return;
       const names = new Set(config.runners.map(({ name }) => name));
       for (const claimer of claimers) if (!names.has(claimer.name)) dismiss(claimer);
@@ -362,6 +357,14 @@ export function createProvider(
     },
   };
 }
+
+/** What cannot change while it runs, and the keys that say so. */
+const NEED_RESTART = [
+  ['url', 'url'],
+  ['listen', 'listen'],
+  ['ca', 'ca_file'],
+  ['timings', 'timings'],
+] as const;
 
 /** A host names the socket; which key its address stands under is ours to tell. */
 function nameKey(error: unknown): never {
