@@ -227,6 +227,7 @@ export function createProvider(
       pool: host.pool,
       warm: {
         pin: (name, token) => warm.pin(name, token),
+        look: () => warm.look(),
         row(name) {
           const count = runnerOf(name)?.warm ?? 0;
           if (count === 0) return undefined;
