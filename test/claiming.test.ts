@@ -245,14 +245,27 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     await rig.guest(job);
   });
 
-  test('the expiry of its token is known once it has been idle', async (t) => {
-    const rig = await createRig(t);
+  test('the expiry of its token is known, also where it is never idle', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 } });
     Object.assign(rig.runner, { tokenExpiresAt: '2031-02-03T04:05:06.000Z' });
+    const job = rig.queue();
     await rig.start();
+    await rig.guest(job);
+    assert.notEqual(runnerRow(rig).lastAnswer, '204: no job');
     await eventually(
       'the expiry',
       () => runnerRow(rig).tokenExpiresAt === Date.parse('2031-02-03T04:05:06.000Z'),
     );
+  });
+
+  test('the expiry of a new token is known at once, too', async (t) => {
+    const rig = await createRig(t);
+    Object.assign(rig.runner, { tokenExpiresAt: '2031-02-03T04:05:06.000Z' });
+    await rig.start();
+    await eventually('the expiry', () => runnerRow(rig).tokenExpiresAt != null);
+    const renewed = rig.gitlab.createRunner();
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), renewed.token);
+    await eventually('that there is none', () => runnerRow(rig).tokenExpiresAt === null);
   });
 
   test('a token that expires within seven days is warned of, one that does later is not', async (t) => {

@@ -257,7 +257,7 @@ export class Claimer {
       if (outcome.kind === 'job') {
         place.makeFirm();
         this.#earlyAsks.giveBack();
-        this.#answered(outcome, `job ${outcome.facts.id}`);
+        this.#answered(outcome, `job ${outcome.facts.id}`, token.token);
         this.#claim(outcome, place);
         return;
       }
@@ -293,12 +293,11 @@ export class Claimer {
     const { backoff } = this.#services;
     switch (outcome.kind) {
       case 'none':
-        this.#answered(outcome, '204: no job');
-        await this.#visibility.learnExpiry();
+        this.#answered(outcome, '204: no job', token);
         await this.#rest(checkIntervalMs, 'no job a moment ago');
         break;
       case 'conflict':
-        this.#answered(outcome, '409: another runner was faster');
+        this.#answered(outcome, '409: another runner was faster', token);
         await this.#rest(timings.conflictDelayMs, 'another runner was faster');
         break;
       case 'forbidden':
@@ -360,10 +359,10 @@ export class Claimer {
     );
   }
 
-  #answered(outcome: RequestJobOutcome, answer: string): void {
+  #answered(outcome: RequestJobOutcome, answer: string, token: string): void {
     this.#health.good(answer);
     this.#services.backoff.reset();
-    this.#visibility.contacted();
+    this.#visibility.contacted(token);
     this.#tellAsked(outcome);
   }
 
