@@ -268,6 +268,19 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     await eventually('that there is none', () => runnerRow(rig).tokenExpiresAt === null);
   });
 
+  test('a runner at its limit whose token file was empty for a while is healthy again by itself', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 }, timings: { verifyAfterMs: 150 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    const file = path.join(rig.directory, 'runner-0.token');
+    await writePrivate(file, '');
+    await eventually('the runner to be unhealthy', () => runnerRow(rig).health === 'unhealthy');
+    await writePrivate(file, rig.runner.token);
+    await eventually('the runner to be healthy', () => runnerRow(rig).health === 'ok');
+    assert.equal(runnerRow(rig).notClaiming, 'limit 1 reached');
+  });
+
   test('a token that expires within seven days is warned of, one that does later is not', async (t) => {
     const rig = await createRig(t, { moreRunners: [{ name: 'later' }] });
     const days = (count: number) => new Date(Date.now() + count * 86_400_000).toISOString();

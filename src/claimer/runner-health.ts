@@ -49,6 +49,11 @@ export class RunnerHealth {
     warm.look();
   }
 
+  /** GitLab takes its token, told outside of an ask. */
+  valid(): void {
+    if (this.#state === 'unhealthy') this.good('its token is valid');
+  }
+
   /** GitLab does not. */
   bad(reason: string): void {
     if (this.#state !== 'unhealthy') {

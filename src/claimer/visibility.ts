@@ -107,6 +107,7 @@ export class Visibility {
       case 'valid':
         expiry(runner.name, outcome.tokenExpiresAt);
         this.#tokenExpiresAt = outcome.tokenExpiresAt?.getTime() ?? null;
+        this.#health.valid();
         changed();
         break;
       case 'forbidden':
