@@ -342,6 +342,20 @@ suite('starting', { concurrency: 4 }, () => {
     assert.ok(rig.log.some((line) => line.includes('did not answer runner build')));
   });
 
+  test('asks at once when an outage is over, however long its wait would have been', async (t) => {
+    const timings = { backoffMs: 60_000, backoffCapMs: 60_000, probeMs: 50, probeCapMs: 50 };
+    const rig = await createRig(t, { timings, seams: { random: () => 0.99 } });
+    await rig.gitlab.takeDown();
+    await rig.start();
+    await eventually('the outage', () =>
+      /^GitLab is out since/.test(rig.status().providers[0]?.status.health.message ?? ''),
+    );
+    assert.ok((runnerRow(rig).nextAskAt ?? 0) > Date.now() + 30_000);
+    const job = rig.queue();
+    await rig.gitlab.bringBack();
+    await rig.guest(job);
+  });
+
   test('where the port is taken: refuses, naming it and the setting, and leaves nothing', async (t) => {
     const taken = http.createServer();
     await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));

@@ -33,7 +33,7 @@ export class Claimer {
   /** Jobs that are being journaled and given a machine. */
   readonly #claims = new Set<Promise<void>>();
   /** Where this runner is when an event tells of a job: anywhere else it is not free to ask. */
-  #place: 'resting' | 'waiting for room' | 'asking' | null = null;
+  #place: 'resting' | 'waiting for room' | 'asking' | 'waiting for GitLab' | null = null;
   /** An event has told of a job since the last ask began. */
   #expectsJob = false;
   /** Ends a wait for room, where something else has become more urgent. */
@@ -116,10 +116,17 @@ export class Claimer {
    * the check interval keeps this runner from it. Call it freely: it is limited in rate.
    */
   expectJob(): void {
-    if (this.#place === null || this.#expectsJob || !this.#earlyAsks.take()) return;
+    const isFree = this.#place !== null && this.#place !== 'waiting for GitLab';
+    if (!isFree || this.#expectsJob || !this.#earlyAsks.take()) return;
     this.#expectsJob = true;
     this.#services.pool.expectJob(this.settings.machineType.name);
     if (this.#place === 'resting') this.#wait.wake();
+  }
+
+  /** GitLab was out, and answers again: the wait after failed asks is over. */
+  gitlabIsBack(): void {
+    this.wake();
+    if (this.#place === 'waiting for GitLab') this.#wait.wake();
   }
 
   /** A job of this runner has ended. Often another follows, of the next stage: asks now. No storm of these is possible. */
@@ -176,7 +183,7 @@ export class Claimer {
     }
     const outMs = this.#services.backoff.remaining();
     if (outMs > 0) {
-      await this.#pauseFor(outMs, `GitLab is out: ${this.#health.lastAnswer ?? 'no answer yet'}`);
+      await this.#waitForGitlab(outMs, this.#health.lastAnswer ?? 'no answer yet');
       return;
     }
     const token = await this.#settings.token.read();
@@ -316,7 +323,7 @@ export class Claimer {
         const delayMs = backoff.next(outcome.retryAfterMs);
         this.#health.bad(outcome.reason);
         this.#tellAsked(outcome);
-        await this.#pauseFor(delayMs, `GitLab is out: ${outcome.reason}`);
+        await this.#waitForGitlab(delayMs, outcome.reason);
         break;
       }
       default:
@@ -381,6 +388,12 @@ export class Claimer {
     if (this.#expectsJob) return;
     this.#place = 'resting';
     await this.#pauseFor(delayMs, reason);
+    this.#place = null;
+  }
+
+  async #waitForGitlab(delayMs: number, reason: string): Promise<void> {
+    this.#place = 'waiting for GitLab';
+    await this.#pauseFor(delayMs, `GitLab is out: ${reason}`);
     this.#place = null;
   }
 

@@ -77,7 +77,8 @@ export function createProvider(
     if (since === null) {
       log.info('GitLab answers again');
       backoff.reset();
-      wakeClaimers();
+      for (const claimer of claimers) claimer.gitlabIsBack();
+      warm.look();
     } else {
       log.warn('GitLab is out: calls of machines wait for it', { reason: health.reason });
     }
