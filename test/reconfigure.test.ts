@@ -124,6 +124,19 @@ suite('a runner that a reload changes', { concurrency: 4 }, () => {
     await rig.guest(second);
   });
 
+  test('tells GitLab nothing of what its guests could do with another executor', async (t) => {
+    const rig = await startRig(t);
+    const guest = await rig.guest(rig.queue());
+    const info = { executor: 'shell', features: { vault_secrets: false, image: false } };
+    const json = { token: guest.token, info };
+    assert.equal((await guest.call('POST', 'jobs/request', { json })).status, 201);
+    const told = () => JSON.parse(asks(rig).at(-1)?.body.toString() ?? '').info;
+    await eventually('what the guest told', () => told().features.vault_secrets === false);
+    await reload(rig, set({ executor: 'docker', docker_image: 'debian:12' }));
+    await eventually('the other executor', () => told().executor === 'docker');
+    assert.deepEqual([told().features.image, told().features.vault_secrets], [true, true]);
+  });
+
   test('reads another token file at once, also while its token is refused', async (t) => {
     const rig = await createRig(t);
     await writePrivate(path.join(rig.directory, 'runner-0.token'), 'glrt-nobody');

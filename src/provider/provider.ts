@@ -239,7 +239,8 @@ export function createProvider(
       backoff,
       log,
       systemId,
-      info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
+      info: (settings) =>
+        runnerInfo(settings, leases.learnedFeatures(settings.name, settings.executor.name)),
       changed: () => host.changed(),
       asked: metrics.asked,
       expiry: (name, expiresAt) => warnOfExpiry(name, expiresAt, clock.now(), log),
