@@ -160,6 +160,37 @@ suite('a token that GitLab refuses', { concurrency: 4 }, () => {
     await eventually('the runner to be healthy', () => runnerRow(rig).health === 'ok');
   });
 
+  test('a file without a token: the runner says so, and goes on as soon as there is one', async (t) => {
+    const rig = await startRig(t);
+    await rig.gitlab.waitFor('an ask', () => asks(rig) >= 1);
+    const file = path.join(rig.directory, 'runner-0.token');
+    const token = await readFile(file, 'utf8');
+    await writePrivate(file, '');
+    await eventually('the reason', () => /is empty/.test(runnerRow(rig).notClaiming ?? ''));
+    const job = rig.queue();
+    await writePrivate(file, token);
+    await rig.guest(job);
+    assert.equal(runnerRow(rig).health, 'ok');
+  });
+
+  test('one that is replaced while its runner waits for room: the new one asks', async (t) => {
+    const rig = await createRig(t, { ram: '1G', timings: { verifyAfterMs: 150 } });
+    const [first, second] = [rig.queue(), rig.queue()];
+    await rig.start();
+    const guest = await rig.guest(first);
+    await guest.takeJob();
+    const renewed = rig.gitlab.createRunner();
+    const isVerified = (request: { readonly route: string; readonly body: Buffer }): boolean =>
+      request.route === 'runners-verify' && request.body.includes(renewed.token);
+    rig.gitlab.revokeRunner(rig.runner.token);
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), renewed.token);
+    await rig.gitlab.waitFor('a sign of life', () => rig.gitlab.requests.some(isVerified));
+    await guest.finish('success');
+    await guest.powerOff();
+    await rig.guest(second);
+    assert.ok(!rig.log.some((line) => line.includes('refuses the runner token')));
+  });
+
   test('a token of the older form, without a prefix, works just as well', async (t) => {
     const rig = await createRig(t);
     const legacy = rig.gitlab.createRunner({ tokenStyle: 'legacy' });
@@ -215,14 +246,74 @@ suite('what holds a runner back', { concurrency: 4 }, () => {
     await rig.guest(job);
   });
 
-  test('the expiry of its token is known once it has been idle', async (t) => {
-    const rig = await createRig(t);
+  test('the expiry of its token is known, also where it is never idle', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 } });
     Object.assign(rig.runner, { tokenExpiresAt: '2031-02-03T04:05:06.000Z' });
+    const job = rig.queue();
     await rig.start();
+    await rig.guest(job);
+    assert.notEqual(runnerRow(rig).lastAnswer, '204: no job');
     await eventually(
       'the expiry',
       () => runnerRow(rig).tokenExpiresAt === Date.parse('2031-02-03T04:05:06.000Z'),
     );
+  });
+
+  test('the expiry of a new token is known at once, too', async (t) => {
+    const rig = await createRig(t);
+    Object.assign(rig.runner, { tokenExpiresAt: '2031-02-03T04:05:06.000Z' });
+    await rig.start();
+    await eventually('the expiry', () => runnerRow(rig).tokenExpiresAt != null);
+    const renewed = rig.gitlab.createRunner();
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), renewed.token);
+    await eventually('that there is none', () => runnerRow(rig).tokenExpiresAt === null);
+  });
+
+  test('a runner at its limit whose token file was empty for a while is healthy again by itself', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 }, timings: { verifyAfterMs: 150 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    const file = path.join(rig.directory, 'runner-0.token');
+    await writePrivate(file, '');
+    await eventually('the runner to be unhealthy', () => runnerRow(rig).health === 'unhealthy');
+    await writePrivate(file, rig.runner.token);
+    await eventually('the runner to be healthy', () => runnerRow(rig).health === 'ok');
+    assert.equal(runnerRow(rig).notClaiming, 'limit 1 reached');
+  });
+
+  test('a token that expires within seven days is warned of, one that does later is not', async (t) => {
+    const rig = await createRig(t, { moreRunners: [{ name: 'later' }] });
+    const days = (count: number) => new Date(Date.now() + count * 86_400_000).toISOString();
+    const later = rig.gitlab.createRunner();
+    await writePrivate(path.join(rig.directory, 'runner-1.token'), later.token);
+    Object.assign(rig.runner, { tokenExpiresAt: days(6.9) });
+    Object.assign(later, { tokenExpiresAt: days(7.1) });
+    await rig.start();
+    for (const name of ['build', 'later']) {
+      await eventually(`the expiry of ${name}`, () => runnerRow(rig, name).tokenExpiresAt != null);
+    }
+    const warned = rig.log.filter((line) => /the token of runner \w+ expires at/.test(line));
+    assert.equal(warned.length, 1);
+    assert.match(warned[0] ?? '', /the token of runner build .*"level":"WARN"/);
+  });
+
+  test('a runner at its limit, or paused, still tells GitLab that it is there', async (t) => {
+    const rig = await createRig(t, { runner: { limit: 1 }, timings: { verifyAfterMs: 150 } });
+    const job = rig.queue();
+    await rig.start();
+    await rig.guest(job);
+    await eventually('the limit', () => runnerRow(rig).notClaiming === 'limit 1 reached');
+    const verified = (): number =>
+      rig.gitlab.requests.filter((request) => request.route === 'runners-verify').length;
+    await rig.gitlab.waitFor('runners/verify', () => verified() >= 2);
+    const { body } = rig.gitlab.requests.findLast(({ route }) => route === 'runners-verify')!;
+    assert.ok(JSON.parse(body.toString()).info.features.cancel_gracefully, 'with its full info');
+    const control = { socketPath: rig.host.controlSocket, path: '/pause', method: 'POST' };
+    await ask(control, JSON.stringify({ provider: 'gitlab', runner: 'build', paused: true }));
+    await eventually('the pause', () => runnerRow(rig).notClaiming === 'paused');
+    const before = verified();
+    await rig.gitlab.waitFor('runners/verify', () => verified() >= before + 2);
   });
 
   test('a runner without room still tells GitLab that it is there', async (t) => {
@@ -250,6 +341,20 @@ suite('starting', { concurrency: 4 }, () => {
     );
     assert.equal(rig.status().providers[0]?.status.health.status, 'down');
     assert.ok(rig.log.some((line) => line.includes('did not answer runner build')));
+  });
+
+  test('asks at once when an outage is over, however long its wait would have been', async (t) => {
+    const timings = { backoffMs: 60_000, backoffCapMs: 60_000, probeMs: 50, probeCapMs: 50 };
+    const rig = await createRig(t, { timings, seams: { random: () => 0.99 } });
+    await rig.gitlab.takeDown();
+    await rig.start();
+    await eventually('the outage', () =>
+      /^GitLab is out since/.test(rig.status().providers[0]?.status.health.message ?? ''),
+    );
+    assert.ok((runnerRow(rig).nextAskAt ?? 0) > Date.now() + 30_000);
+    const job = rig.queue();
+    await rig.gitlab.bringBack();
+    await rig.guest(job);
   });
 
   test('where the port is taken: refuses, naming it and the setting, and leaves nothing', async (t) => {

@@ -1,7 +1,7 @@
 /** The states of a job (design §4), from the outside: GitLab, the host, and a machine that a test speaks for. */
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { suite, test } from 'node:test';
 import { eventually } from './support/deadline.ts';
@@ -103,6 +103,8 @@ suite('a job that goes well', { concurrency: 4 }, () => {
     });
     const guest = await rig.guest(job);
     const before = (await journalOf(rig)).join('');
+    const entry = path.join(rig.directory, `base/state/gitlab/leases/job-${job.id}.json`);
+    assert.equal(statSync(entry).mode & 0o777, 0o600);
     const decoded =
       before + Buffer.from(JSON.parse(before).state.payload ?? '', 'base64').toString();
     assert.match(decoded, /very-secret-value/);

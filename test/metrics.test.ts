@@ -213,3 +213,23 @@ test('where nothing runs a runner is idle; a new runner’s jobs begin at 0', as
   const { value } = await scrape(rig);
   assert.equal(value('gitlab_runner_jobs', { runner: 'build', state: 'idle' }), 0);
 });
+
+test('jobs that failed where GitLab heard of it later, or not by their runner, count with their reason', async (t) => {
+  const timings = { probeMs: 20, probeCapMs: 50, jobGraceMs: 1 };
+  const rig = await startRig(t, { timings });
+  const held = await rig.running();
+  await rig.gitlab.takeDown();
+  const words = { failure_reason: 'script_failure', output: { bytesize: 0 } };
+  assert.equal((await held.guest.finish('failed', words)).status, 200);
+  await held.guest.powerOff();
+  await rig.gitlab.bringBack();
+  await rig.ended(held.job);
+  const late = await rig.running({ timeoutSeconds: 1 });
+  await rig.ended(late.job);
+  const { value } = await scrape(rig);
+  const failed = (failure_reason: string) =>
+    value('gitlab_runner_failed_jobs_total', { runner: 'build', failure_reason });
+  assert.equal(failed('script_failure'), 1);
+  assert.equal(failed('job_execution_timeout'), 1);
+  assert.equal(failed('runner_system_failure'), undefined);
+});

@@ -124,6 +124,19 @@ suite('a runner that a reload changes', { concurrency: 4 }, () => {
     await rig.guest(second);
   });
 
+  test('tells GitLab nothing of what its guests could do with another executor', async (t) => {
+    const rig = await startRig(t);
+    const guest = await rig.guest(rig.queue());
+    const info = { executor: 'shell', features: { vault_secrets: false, image: false } };
+    const json = { token: guest.token, info };
+    assert.equal((await guest.call('POST', 'jobs/request', { json })).status, 201);
+    const told = () => JSON.parse(asks(rig).at(-1)?.body.toString() ?? '').info;
+    await eventually('what the guest told', () => told().features.vault_secrets === false);
+    await reload(rig, set({ executor: 'docker', docker_image: 'debian:12' }));
+    await eventually('the other executor', () => told().executor === 'docker');
+    assert.deepEqual([told().features.image, told().features.vault_secrets], [true, true]);
+  });
+
   test('reads another token file at once, also while its token is refused', async (t) => {
     const rig = await createRig(t);
     await writePrivate(path.join(rig.directory, 'runner-0.token'), 'glrt-nobody');
@@ -132,6 +145,27 @@ suite('a runner that a reload changes', { concurrency: 4 }, () => {
     const file = path.join(rig.directory, 'other.token');
     await writePrivate(file, rig.runner.token);
     await reload(rig, set({ token_file: file }));
+    await rig.guest(rig.queue());
+  });
+});
+
+suite('a reload of what needs a restart', () => {
+  test('says so by the names of the keys, and leaves that as it is', async (t) => {
+    const rig = await startRig(t);
+    const changed = {
+      url: 'http://127.0.0.1:9',
+      listen: `127.0.0.1:${await freePort()}`,
+      ca_file: path.join(import.meta.dirname, 'support/tls/ca.pem'),
+      timings: { heartbeatMs: 1234 },
+    };
+    await reload(rig, ({ gitlab }) => void Object.assign(gitlab, changed));
+    for (const key of Object.keys(changed)) {
+      const said = `gitlab.${key} has changed: restart the host for it to take effect`;
+      assert.ok(
+        rig.log.some((line) => line.includes(said)),
+        key,
+      );
+    }
     await rig.guest(rig.queue());
   });
 });

@@ -288,11 +288,14 @@ suite('one more or one less', { concurrency: 4 }, () => {
     assert.equal((await next.asked.catch(() => ({ status: 0 }))).status === 201, false);
   });
 
-  test('a runner that GitLab refuses for long has none', async (t) => {
+  test('a runner that GitLab refuses for long has none, until that is over', async (t) => {
     const rig = await startWarm(t, { timings: { warmUnhealthyMs: 1, warmLookMs: 50 } });
     const machine = await readyMachine(rig);
     rig.gitlab.revokeRunner(rig.runner.token);
     await isGone(rig, machine);
+    const renewed = rig.gitlab.createRunner();
+    await writePrivate(path.join(rig.directory, 'runner-0.token'), renewed.token);
+    await warmMachine(rig, [machine]);
   });
 });
 

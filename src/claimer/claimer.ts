@@ -33,7 +33,7 @@ export class Claimer {
   /** Jobs that are being journaled and given a machine. */
   readonly #claims = new Set<Promise<void>>();
   /** Where this runner is when an event tells of a job: anywhere else it is not free to ask. */
-  #place: 'resting' | 'waiting for room' | 'asking' | null = null;
+  #place: 'resting' | 'waiting for room' | 'asking' | 'waiting for GitLab' | null = null;
   /** An event has told of a job since the last ask began. */
   #expectsJob = false;
   /** Ends a wait for room, where something else has become more urgent. */
@@ -116,10 +116,17 @@ export class Claimer {
    * the check interval keeps this runner from it. Call it freely: it is limited in rate.
    */
   expectJob(): void {
-    if (this.#place === null || this.#expectsJob || !this.#earlyAsks.take()) return;
+    const isFree = this.#place !== null && this.#place !== 'waiting for GitLab';
+    if (!isFree || this.#expectsJob || !this.#earlyAsks.take()) return;
     this.#expectsJob = true;
     this.#services.pool.expectJob(this.settings.machineType.name);
     if (this.#place === 'resting') this.#wait.wake();
+  }
+
+  /** GitLab was out, and answers again: the wait after failed asks is over. */
+  gitlabIsBack(): void {
+    this.wake();
+    if (this.#place === 'waiting for GitLab') this.#wait.wake();
   }
 
   /** A job of this runner has ended. Often another follows, of the next stage: asks now. No storm of these is possible. */
@@ -176,18 +183,17 @@ export class Claimer {
     }
     const outMs = this.#services.backoff.remaining();
     if (outMs > 0) {
-      await this.#pauseFor(outMs, `GitLab is out: ${this.#health.lastAnswer ?? 'no answer yet'}`);
+      await this.#waitForGitlab(outMs, this.#health.lastAnswer ?? 'no answer yet');
       return;
     }
     const token = await this.#settings.token.read();
     if (!token.ok) {
       this.#health.refused(token.reason);
-      await this.#pauseFor(this.#settings.config.timings.unhealthyIntervalMs, token.reason);
+      await this.#pauseFor(this.#settings.config.timings.unhealthyIntervalMs, token.reason, null);
       return;
     }
     const place = (await this.#pin(token.token)) ?? (await this.#reserve());
-    if (place === null) return;
-    await this.#ask(token.token, place);
+    if (place !== null) await this.#ask(place);
   }
 
   /** A warm machine is room that is there already. */
@@ -240,11 +246,12 @@ export class Claimer {
     await this.#pauseFor(this.#settings.config.timings.backoffCapMs, reason);
   }
 
-  async #ask(token: string, place: Place): Promise<void> {
+  async #ask(place: Place): Promise<void> {
     const { gitlab, systemId, info, backoff } = this.#services;
-    // While this one waited for room, it was stopped, or another has found GitLab out, or the disk full.
+    // While this one waited for room, its token was changed, it was stopped, another has found GitLab out, or the disk full.
+    const token = await this.#settings.token.read();
     const isStopped = this.#stopping.signal.aborted;
-    if (isStopped || backoff.remaining() > 0 || this.#heldBack() !== null) {
+    if (!token.ok || isStopped || backoff.remaining() > 0 || this.#heldBack() !== null) {
       place.release('failed');
       return;
     }
@@ -253,11 +260,11 @@ export class Claimer {
     this.#expectsJob = false;
     let outcome: RequestJobOutcome;
     try {
-      outcome = await gitlab.requestJob(token, systemId, info(this.settings));
+      outcome = await gitlab.requestJob(token.token, systemId, info(this.settings));
       if (outcome.kind === 'job') {
         place.makeFirm();
         this.#earlyAsks.giveBack();
-        this.#answered(outcome, `job ${outcome.facts.id}`);
+        this.#answered(outcome, `job ${outcome.facts.id}`, token.token);
         this.#claim(outcome, place);
         return;
       }
@@ -268,7 +275,7 @@ export class Claimer {
       this.#place = null;
     }
     place.release(outcome.kind === 'retry' ? 'failed' : 'no-job');
-    await this.#onNoJob(outcome);
+    await this.#onNoJob(outcome, token.token);
   }
 
   /** Not waited for: of a burst, GitLab has the next job at once, and a boot takes its time. */
@@ -285,21 +292,23 @@ export class Claimer {
     this.#claims.add(claim);
   }
 
-  async #onNoJob(outcome: Exclude<RequestJobOutcome, { kind: 'job' }>): Promise<void> {
+  async #onNoJob(
+    outcome: Exclude<RequestJobOutcome, { kind: 'job' }>,
+    token: string,
+  ): Promise<void> {
     const { timings, checkIntervalMs } = this.#settings.config;
     const { backoff } = this.#services;
     switch (outcome.kind) {
       case 'none':
-        this.#answered(outcome, '204: no job');
-        await this.#visibility.learnExpiry();
+        this.#answered(outcome, '204: no job', token);
         await this.#rest(checkIntervalMs, 'no job a moment ago');
         break;
       case 'conflict':
-        this.#answered(outcome, '409: another runner was faster');
+        this.#answered(outcome, '409: another runner was faster', token);
         await this.#rest(timings.conflictDelayMs, 'another runner was faster');
         break;
       case 'forbidden':
-        await this.#onForbidden(outcome);
+        await this.#onForbidden(outcome, token);
         break;
       case 'broken':
         await this.#endUnread(outcome);
@@ -314,7 +323,7 @@ export class Claimer {
         const delayMs = backoff.next(outcome.retryAfterMs);
         this.#health.bad(outcome.reason);
         this.#tellAsked(outcome);
-        await this.#pauseFor(delayMs, `GitLab is out: ${outcome.reason}`);
+        await this.#waitForGitlab(delayMs, outcome.reason);
         break;
       }
       default:
@@ -337,11 +346,14 @@ export class Claimer {
     if (left !== null) await leases.refuse(this.name, left, UNREADABLE);
   }
 
-  async #onForbidden(outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>): Promise<void> {
+  async #onForbidden(
+    outcome: Extract<RequestJobOutcome, { kind: 'forbidden' }>,
+    refused: string,
+  ): Promise<void> {
     const { reason } = outcome;
     this.#services.asked(this.name, outcome);
     const token = await this.#settings.token.read();
-    if (token.ok && token.changed) {
+    if (token.ok && token.token !== refused) {
       this.#services.log.info(`runner ${this.name} has a new token, and asks with it`);
       return;
     }
@@ -350,14 +362,14 @@ export class Claimer {
     await this.#pauseFor(
       this.#settings.config.timings.unhealthyIntervalMs,
       this.#health.refusal(reason),
-      true,
+      refused,
     );
   }
 
-  #answered(outcome: RequestJobOutcome, answer: string): void {
+  #answered(outcome: RequestJobOutcome, answer: string, token: string): void {
     this.#health.good(answer);
     this.#services.backoff.reset();
-    this.#visibility.contacted();
+    this.#visibility.contacted(token);
     this.#tellAsked(outcome);
   }
 
@@ -379,19 +391,26 @@ export class Claimer {
     this.#place = null;
   }
 
-  /** Waits for the clock; where `watchToken`, also for a changed token file. */
-  async #pauseFor(delayMs: number, reason: string, watchToken = false): Promise<void> {
+  async #waitForGitlab(delayMs: number, reason: string): Promise<void> {
+    this.#place = 'waiting for GitLab';
+    await this.#pauseFor(delayMs, `GitLab is out: ${reason}`);
+    this.#place = null;
+  }
+
+  /** Waits for the clock; where `watched`, also until its file has another token than that: than none, for null. */
+  async #pauseFor(delayMs: number, reason: string, watched?: string | null): Promise<void> {
     if (this.#stopping.signal.aborted) return;
     const { clock } = this.#services;
     this.#stand(reason, clock.now() + delayMs);
     const until = clock.monotonic() + delayMs;
-    const step = watchToken ? Math.min(delayMs, this.#settings.config.checkIntervalMs) : delayMs;
+    const isWatched = watched !== undefined;
+    const step = isWatched ? Math.min(delayMs, this.#settings.config.checkIntervalMs) : delayMs;
     while (clock.monotonic() < until && !this.#stopping.signal.aborted) {
       const woken = await this.#wait.for(Math.min(step, until - clock.monotonic()));
       if (woken) return;
-      if (!watchToken) continue;
+      if (!isWatched) continue;
       const token = await this.#settings.token.read();
-      if (token.ok && token.changed) return;
+      if (token.ok && token.token !== watched) return;
     }
   }
 

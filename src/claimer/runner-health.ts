@@ -38,12 +38,20 @@ export class RunnerHealth {
 
   /** GitLab answers as it should. */
   good(answer: string): void {
-    const { clock, log } = this.#services;
-    if (this.#state === 'unhealthy') log.info(`runner ${this.#name} is healthy again`);
+    const { clock, log, warm } = this.#services;
+    const wasUnhealthy = this.#state === 'unhealthy';
     this.#state = 'ok';
     this.#refusedSince = null;
     this.#goodAt = clock.monotonic();
     this.note(answer);
+    if (!wasUnhealthy) return;
+    log.info(`runner ${this.#name} is healthy again`);
+    warm.look();
+  }
+
+  /** GitLab takes its token, told outside of an ask. */
+  valid(): void {
+    if (this.#state === 'unhealthy') this.good('its token is valid');
   }
 
   /** GitLab does not. */

@@ -4,7 +4,7 @@ import { readTokenFile, type TokenRead } from '../config/index.ts';
 
 /** The token as the file has it now, or why there is none. */
 export type TokenState =
-  | { readonly ok: true; readonly token: string; readonly changed: boolean }
+  | { readonly ok: true; readonly token: string }
   | { readonly ok: false; readonly reason: string };
 
 export class RunnerToken {
@@ -16,12 +16,10 @@ export class RunnerToken {
     this.#file = file;
   }
 
-  /** `changed` is true where the file is another one than at the last read. */
   async read(): Promise<TokenState> {
     const read = await readTokenFile(this.#file, this.#known);
     if (!read.ok) return { ok: false, reason: `the token file ${this.#file} ${read.reason}` };
-    const changed = this.#known !== undefined && this.#known.version !== read.version;
     this.#known = read;
-    return { ok: true, token: read.token, changed };
+    return { ok: true, token: read.token };
   }
 }

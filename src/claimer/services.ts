@@ -20,6 +20,8 @@ export interface ClaimerServices {
     /** A machine that waits for a job of the runner; null: there is none. */
     pin(runner: string, runnerToken: string): ReadyMachine | null;
     row(runner: string): RunnerRow['warm'];
+    /** A runner may have some again. */
+    look(): void;
   };
   readonly checkpoint: Checkpoint;
   readonly backoff: Backoff;

@@ -15,10 +15,11 @@ export class Visibility {
   #contactAt: number;
   /** Wall clock, ms; null: never; undefined: not known yet. */
   #tokenExpiresAt: number | null | undefined;
-  /** Monotonic time at which GitLab was asked for it last. */
+  /** Monotonic time at which GitLab was asked for it last, and of which token. */
   #expiryAskedAt = Number.NEGATIVE_INFINITY;
-  /** A sign of life that is under way while its runner waits for room. */
-  #underWay: Promise<void> = Promise.resolve();
+  #expiryOf: string | null = null;
+  /** What is under way while its runner does something else. */
+  #underWay: Promise<unknown> = Promise.resolve();
 
   constructor(settings: ClaimerSettings, health: RunnerHealth, services: ClaimerServices) {
     this.#settings = settings;
@@ -38,9 +39,16 @@ export class Visibility {
     return Math.max(0, this.#settings.config.timings.verifyAfterMs - silentMs);
   }
 
-  /** GitLab has answered an ask. */
-  contacted(): void {
-    this.#contactAt = this.#services.clock.monotonic();
+  /**
+   * GitLab has answered an ask with that token. Only `runners/verify` tells a token's expiry: it is made for that with
+   * each new one, and once a day.
+   */
+  contacted(token: string): void {
+    const now = this.#services.clock.monotonic();
+    this.#contactAt = now;
+    if (token === this.#expiryOf && now - this.#expiryAskedAt < EXPIRY_EVERY_MS) return;
+    this.#expiryOf = token;
+    void this.#aside(() => this.#verify());
   }
 
   /** A sign of life, where one is due. */
@@ -50,18 +58,13 @@ export class Visibility {
 
   /** The same again and again, until cancelled: while there is no room. Its request for room keeps its age. */
   keepMeanwhile(): Timer {
-    const { clock, log } = this.#services;
+    const { clock } = this.#services;
     let over = false;
     const arm = (): Timer =>
       clock.after(this.leftMs, () => {
-        this.#underWay = this.keep()
-          .catch((error: unknown) => {
-            const { name } = this.#settings.runner;
-            log.error(`runner ${name} could not tell GitLab that it is there`, { error });
-          })
-          .then(() => {
-            if (!over) timer = arm();
-          });
+        void this.#aside(() => this.keep()).then(() => {
+          if (!over) timer = arm();
+        });
       });
     let timer = arm();
     return {
@@ -72,15 +75,19 @@ export class Visibility {
     };
   }
 
-  /** Nothing but `runners/verify` tells it, and a runner that is never idle needs none otherwise. */
-  async learnExpiry(): Promise<void> {
-    const now = this.#services.clock.monotonic();
-    if (now - this.#expiryAskedAt >= EXPIRY_EVERY_MS) await this.#verify();
+  /** Settles when no sign of life is under way. */
+  get underWay(): Promise<unknown> {
+    return this.#underWay;
   }
 
-  /** Settles when no sign of life is under way. */
-  get underWay(): Promise<void> {
-    return this.#underWay;
+  /** Never rejects. */
+  #aside(call: () => Promise<void>): Promise<void> {
+    const done = call().catch((error: unknown) => {
+      const { name } = this.#settings.runner;
+      this.#services.log.error(`runner ${name} could not tell GitLab that it is there`, { error });
+    });
+    this.#underWay = Promise.all([this.#underWay, done]);
+    return done;
   }
 
   async #verify(): Promise<void> {
@@ -88,17 +95,19 @@ export class Visibility {
     this.#expiryAskedAt = clock.monotonic();
     const token = await this.#settings.token.read();
     // Also after a failure: the next try is due after the same time, not at once.
-    this.contacted();
+    this.#contactAt = clock.monotonic();
     if (!token.ok) {
       this.#health.refused(token.reason);
       return;
     }
+    this.#expiryOf = token.token;
     const { runner } = this.#settings;
     const outcome = await gitlab.verifyRunner(token.token, systemId, info(runner));
     switch (outcome.kind) {
       case 'valid':
         expiry(runner.name, outcome.tokenExpiresAt);
         this.#tokenExpiresAt = outcome.tokenExpiresAt?.getTime() ?? null;
+        this.#health.valid();
         changed();
         break;
       case 'forbidden':

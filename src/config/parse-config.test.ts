@@ -136,6 +136,7 @@ describe('a gitlab section', () => {
     ['has no runner', { ...section, runners: [] }, 'gitlab.runners', /at least one/],
     ['has runners of another type', { ...section, runners: 'x' }, 'gitlab.runners', /list/],
     ['has an odd listener', { ...section, listen: '8090' }, 'gitlab.listen', /address:port/],
+    ['has a port too high', { ...section, listen: 'a:65536' }, 'gitlab.listen', /at most 65535/],
     [
       'has a bare number as interval',
       { ...section, check_interval: 3 },

@@ -82,6 +82,7 @@ const pullPolicies = v.pipe(
 
 const RUNNER_NAME = 'must be 1 to 32 letters, digits, - or _, such as build';
 const LISTEN = 'must be address:port, such as 127.0.0.1:8090';
+const PORT = 'must have a port of at most 65535';
 
 const runnerEntries = {
   name: v.pipe(v.string(RUNNER_NAME), v.regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$/, RUNNER_NAME)),
@@ -105,7 +106,11 @@ const runnerEntries = {
 const sectionEntries = {
   url: httpUrl('the address of GitLab, such as https://gitlab.example.com'),
   listen: v.optional(
-    v.pipe(v.string(LISTEN), v.regex(/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/, LISTEN)),
+    v.pipe(
+      v.string(LISTEN),
+      v.regex(/^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$/, LISTEN),
+      v.check(hasPort, PORT),
+    ),
     '127.0.0.1:8090',
   ),
   ca_file: v.optional(text('the path of a PEM file')),
@@ -129,6 +134,11 @@ export const Section: v.GenericSchema<unknown, RawSection> = v.object(
 export const SECTION_KEYS: readonly string[] = Object.keys(sectionEntries);
 export const RUNNER_KEYS: readonly string[] = Object.keys(runnerEntries);
 export const TIMING_KEYS: readonly string[] = Object.keys(DEFAULT_TIMINGS);
+
+/** Of what is no number, the form is wrong, and that is said. */
+function hasPort(address: string): boolean {
+  return !(Number(address.slice(address.lastIndexOf(':') + 1)) > 65_535);
+}
 
 function isPlainHttpUrl(value: string): boolean {
   if (!URL.canParse(value)) return false;

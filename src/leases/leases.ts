@@ -36,7 +36,8 @@ export class Leases {
   readonly #byToken = new Map<string, Lease>();
   /** The token by which each lease stands in `#byToken`; a second boot changes it. */
   readonly #tokens = new Map<Lease, string>();
-  readonly #learned = new Map<string, Features>();
+  /** By runner. */
+  readonly #learned = new Map<string, { features: Features; executor: string | null }>();
   readonly #emptied = new Set<() => void>();
   /** Brought back, and not yet gone on with. */
   readonly #loaded: Lease[] = [];
@@ -158,13 +159,15 @@ export class Leases {
     for (const lease of this.#loaded.splice(0)) lease.resume();
   }
 
-  /** What the runner in a guest can do, told by a machine's first request before it had a job. */
-  learnFeatures(runner: string, features: Features): void {
-    this.#learned.set(runner, features);
+  /** What the runner in a guest can do with its executor, told by a machine's first request before it had a job. */
+  learnFeatures(runner: string, features: Features, executor: string | null): void {
+    this.#learned.set(runner, { features, executor });
   }
 
-  learnedFeatures(runner: string): Features | undefined {
-    return this.#learned.get(runner);
+  /** Nothing of what was told for another executor: a reload may have changed that. */
+  learnedFeatures(runner: string, executor: string): Features | undefined {
+    const learned = this.#learned.get(runner);
+    return (learned?.executor ?? executor) === executor ? learned?.features : undefined;
   }
 
   /** Resolves when no lease is left. */

@@ -251,7 +251,9 @@ export function createProviderMetrics(
         cause: lease.cause ?? 'none',
       });
       if (outcome === 'system_failure') {
-        failures.add(1, { runner: lease.runner, failure_reason: 'runner_system_failure' });
+        const isTimeout = lease.cause === 'job-timeout';
+        const failure_reason = isTimeout ? 'job_execution_timeout' : 'runner_system_failure';
+        failures.add(1, { runner: lease.runner, failure_reason });
       }
       const at = (name: string) => stages.find((stage) => stage.name === name)?.at;
       const [claimed, finished] = [at('claimed'), at('finished')];

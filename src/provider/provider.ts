@@ -77,7 +77,8 @@ export function createProvider(
     if (since === null) {
       log.info('GitLab answers again');
       backoff.reset();
-      wakeClaimers();
+      for (const claimer of claimers) claimer.gitlabIsBack();
+      warm.look();
     } else {
       log.warn('GitLab is out: calls of machines wait for it', { reason: health.reason });
     }
@@ -227,6 +228,7 @@ export function createProvider(
       pool: host.pool,
       warm: {
         pin: (name, token) => warm.pin(name, token),
+        look: () => warm.look(),
         row(name) {
           const count = runnerOf(name)?.warm ?? 0;
           if (count === 0) return undefined;
@@ -237,7 +239,8 @@ export function createProvider(
       backoff,
       log,
       systemId,
-      info: (settings) => runnerInfo(settings, leases.learnedFeatures(settings.name)),
+      info: (settings) =>
+        runnerInfo(settings, leases.learnedFeatures(settings.name, settings.executor.name)),
       changed: () => host.changed(),
       asked: metrics.asked,
       expiry: (name, expiresAt) => warnOfExpiry(name, expiresAt, clock.now(), log),
@@ -287,18 +290,13 @@ export function createProvider(
     },
 
     reconfigure(next) {
-      for (const key of ['url', 'listen', 'ca', 'timings'] as const) {
+      for (const [key, spelled] of NEED_RESTART) {
         if (JSON.stringify(next[key]) !== JSON.stringify(config[key])) {
-          log.warn(`gitlab.${key} has changed: restart the host for it to take effect`);
+          log.warn(`gitlab.${spelled} has changed: restart the host for it to take effect`);
         }
       }
-      config = {
-        ...next,
-        url: config.url,
-        listen: config.listen,
-        ca: config.ca,
-        timings: config.timings,
-      };
+      const { url, listen, ca, timings } = config;
+      config = { ...next, url, listen, ca, timings };
       if (!isClaiming) return;
       const names = new Set(config.runners.map(({ name }) => name));
       for (const claimer of claimers) if (!names.has(claimer.name)) dismiss(claimer);
@@ -362,6 +360,14 @@ export function createProvider(
     },
   };
 }
+
+/** What cannot change while it runs, and the keys that say so. */
+const NEED_RESTART = [
+  ['url', 'url'],
+  ['listen', 'listen'],
+  ['ca', 'ca_file'],
+  ['timings', 'timings'],
+] as const;
 
 /** A host names the socket; which key its address stands under is ours to tell. */
 function nameKey(error: unknown): never {

@@ -83,8 +83,11 @@ async function requestJob(c: Call, services: Services): Promise<Response> {
 
 /** Only what is asked before there is a job is the runner's own word; a later one may be a job's doing. */
 function learnFeatures(runner: string, json: unknown, services: Services): void {
-  const features = services.knownFeatures(readKey(readKey(json, 'info'), 'features'));
-  if (features !== undefined) services.leases.learnFeatures(runner, features);
+  const info = readKey(json, 'info');
+  const features = services.knownFeatures(readKey(info, 'features'));
+  if (features === undefined) return;
+  const executor = readKey(info, 'executor');
+  services.leases.learnFeatures(runner, features, typeof executor === 'string' ? executor : null);
 }
 
 /** Aborts when the guest waits no more. */

@@ -83,23 +83,31 @@ async function updateJob(call: JobCall, services: Services): Promise<Refused> {
   if (json === undefined) return 400;
   if (!maySpeak(call, lease, json['token'])) return 403;
   if (!(await lease.speak())) return 403;
-  const { state } = json;
+  const { state, failure_reason: reason } = json;
   if (state !== 'success' && state !== 'failed') return pass(call, services, lease, { body });
   const final: PendingFinal = { body, outcome: state };
   const bytes = readKey(json['output'], 'bytesize');
+  const count = (): void => {
+    if (state === 'failed') services.failed(lease.runner, typeof reason === 'string' ? reason : '');
+  };
   // Whatever becomes of its machine and of us: this is the job's own last word, and it is kept.
   await lease.finalPending(final);
   return pass(call, services, lease, {
     body,
-    final: { state, takeOver: async () => lease.hasLog(bytes) && (await lease.finalHeld(final)) },
+    final: {
+      state,
+      async takeOver() {
+        const isHeld = lease.hasLog(bytes) && (await lease.finalHeld(final));
+        if (isHeld) count();
+        return isHeld;
+      },
+    },
     async onAnswer({ statusCode, headers }) {
       if (statusCode !== 200) return;
       // A cancel that was under way makes GitLab end the job as canceled, whatever its runner says.
       const canceling = /^cancel/.test(headers[HEADERS.jobStatus]?.toString() ?? '');
       await lease.finalTaken(canceling ? 'canceled' : state);
-      const { failure_reason: reason } = json;
-      if (state === 'failed')
-        services.failed(lease.runner, typeof reason === 'string' ? reason : '');
+      count();
     },
   });
 }
