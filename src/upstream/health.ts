@@ -3,9 +3,9 @@
  *
  * A failing call says little: one job's route may be broken while all others are fine. So a failure
  * only raises a suspicion, and a single cheap probe decides: if it fails too, GitLab is out, and calls
- * wait at the gate. While GitLab is out, that probe is the only thing sent to watch it; any call that
- * is answered (the claimer's, a heartbeat) ends the outage as well. A call that fails while the probe
- * succeeds is its sender's to repeat, and holds nobody else.
+ * wait at the gate. While GitLab is out, that probe is the only thing sent to watch it; any call that it
+ * answers itself (the claimer's, a heartbeat) ends the outage as well. A call that fails while the probe
+ * succeeds is its sender's to repeat, and holds nobody else: for a minute not even for the next probe.
  */
 
 import type { Timings } from '../config/index.ts';
