@@ -138,7 +138,8 @@ export function rawHeadersDown(
     const to = key === 'content-length' ? length : passed;
     to.push(name, key === 'location' ? absolute(value, url + path) : value);
   }
-  return [...passed, ...length];
+  passed.push(...length);
+  return passed;
 }
 
 function absolute(location: string, url: string): string {

@@ -19,6 +19,17 @@ function healthOf(results: Probed[], probeMs = 5) {
   return { health, asked, results };
 }
 
+/** Each probe waits until the test answers it. */
+function probedByHand() {
+  const probes: Array<(result: Probed) => void> = [];
+  const health = new GitlabHealth({
+    clock: systemClock,
+    timings: { probeMs: 1, probeCapMs: 1, retryAfterCapMs: 1 },
+    probe: () => new Promise((resolve) => probes.push(resolve)),
+  });
+  return { health, probes };
+}
+
 const forever = (): AbortSignal => new AbortController().signal;
 
 describe('whether GitLab answers', () => {
@@ -50,12 +61,7 @@ describe('whether GitLab answers', () => {
   });
 
   it('is not out by a probe that was sent before an answer, and goes on with one at a time', async () => {
-    const probes: Array<(result: Probed) => void> = [];
-    const health = new GitlabHealth({
-      clock: systemClock,
-      timings: { probeMs: 1, probeCapMs: 1, retryAfterCapMs: 1 },
-      probe: () => new Promise((resolve) => probes.push(resolve)),
-    });
+    const { health, probes } = probedByHand();
     health.suspect('cut');
     health.answered();
     health.suspect('cut');
@@ -120,12 +126,7 @@ describe('whether GitLab answers', () => {
   });
 
   it('was never out: who waited for the probe goes on at once, and next time nobody waits', async () => {
-    const probes: Array<(result: Probed) => void> = [];
-    const health = new GitlabHealth({
-      clock: systemClock,
-      timings: { probeMs: 1, probeCapMs: 1, retryAfterCapMs: 1 },
-      probe: () => new Promise((resolve) => probes.push(resolve)),
-    });
+    const { health, probes } = probedByHand();
     health.suspect('it answers 500');
     assert.equal(health.isOpen, false);
     const entered = Array.from({ length: 20 }, () => health.enter(forever()));
